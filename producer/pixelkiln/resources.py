@@ -1,0 +1,182 @@
+"""The HTTP resources, as the API answers them and the client reads them. No I/O here."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pixelkiln_shared.jobs import Kind, Priority, Role, Status
+
+
+class Resource(BaseModel):
+    """Base: tolerant of fields a newer server adds."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Problem(Resource):
+    """RFC 9457 problem details; `code` is stable, `errors` carry JSON pointers."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str = ""
+    instance: str | None = None
+    code: str
+    errors: list[dict[str, Any]] = []
+    request_id: str | None = None
+
+
+class Progress(Resource):
+    """`value` is between 0 and 1."""
+
+    value: float = 0.0
+    step: int = 0
+    steps: int = 0
+
+
+class ArtifactResource(Resource):
+    """One stored file. `url` is signed afresh at every read and expires at `url_expires_at`."""
+
+    role: Role
+    index: int
+    media_type: str
+    size_bytes: int
+    sha256: str
+    width: int | None = None
+    height: int | None = None
+    label: str | None = None
+    score: float | None = None
+    url: str
+    url_expires_at: datetime
+
+
+class JobFailure(Resource):
+    """Why a job failed; `code` shares the vocabulary of HTTP errors."""
+
+    code: str
+    message: str
+
+
+class JobResource(Resource):
+    """A job. `urls` holds `self`, `events` and `cancel`; follow them, do not build them."""
+
+    id: str
+    kind: Kind
+    model: str
+    status: Status
+    priority: Priority
+    created_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    queue_position: int | None = None
+    progress: Progress = Progress()
+    attempts: int = 0
+    seed: int | None = None
+    group: str | None = None
+    labels: dict[str, str] = {}
+    input: dict[str, Any] = {}
+    artifacts: list[ArtifactResource] = []
+    error: JobFailure | None = None
+    warnings: list[dict[str, str]] = []
+    metrics: dict[str, float] = {}
+    detail: dict[str, Any] = {}
+    urls: dict[str, str] = {}
+
+
+class JobPage(Resource):
+    """A page of jobs, newest first; `next_cursor` is None on the last."""
+
+    jobs: list[JobResource]
+    next_cursor: str | None = None
+
+
+class GroupResource(Resource):
+    """Jobs submitted together; `counts` by status sums to `total`."""
+
+    id: str
+    total: int
+    counts: dict[Status, int]
+    done: bool
+    created_at: datetime
+    urls: dict[str, str] = {}
+
+
+class BulkResource(Resource):
+    """The answer to `POST /v1/groups`: the group and the ids, in the order of the request."""
+
+    group: str
+    ids: list[str]
+
+
+class UploadResource(Resource):
+    """A picture stored for later jobs. Width and height are pixels after EXIF orientation."""
+
+    id: str
+    sha256: str
+    media_type: str
+    width: int
+    height: int
+    expires_at: datetime
+
+
+class ModelResource(Resource):
+    """A catalogue entry as users see it. `ready_workers` counts live workers that serve it."""
+
+    id: str
+    object: str = "model"
+    created: int = 0
+    owned_by: str = "pixelkiln"
+    title: str
+    description: str
+    kinds: list[Kind]
+    default_for: list[Kind]
+    licence: str
+    defaults: dict[str, Any]
+    options: dict[str, list[Any]] = {}
+    limits: dict[str, Any]
+    classes: list[str] = []
+    vocabulary: list[str] = []
+    example_prompts: list[str] = []
+    ready_workers: int = 0
+
+
+class ModelList(Resource):
+    """`GET /v1/models`; the shape OpenAI clients read, with our fields beside theirs."""
+
+    object: str = "list"
+    data: list[ModelResource]
+
+
+class WorkerResource(Resource):
+    """A live worker process."""
+
+    id: str
+    host: str
+    device: str
+    state: str
+    models: list[str]
+    resident: list[str] = []
+    running: list[str] = []
+    started_at: datetime
+    jobs_done: int = 0
+
+
+class LaneResource(Resource):
+    """A lane right now; `servable` is whether any live worker serves its model."""
+
+    lane: str
+    waiting: int
+    running: int
+    oldest_s: float
+    servable: bool
+
+
+class StatsResource(Resource):
+    """`GET /v1/stats`."""
+
+    lanes: list[LaneResource]
+    counts: dict[Status, int]
+    workers: int = Field(description="Live worker processes")

@@ -1,0 +1,148 @@
+"""The catalogue: the only place model ids come from. A TOML table maps each id to a family, a source and limits.
+
+The embedded catalogue (`catalogue.toml` beside this file) is always there; `PIXELKILN_CATALOGUE` adds to it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pixelkiln_shared.errors import Misconfigured, UnknownModel
+from pixelkiln_shared.jobs import Kind
+
+_ID = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+
+class Limits(BaseModel):
+    """What one job of a model may ask for. Sizes are pixels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_batch: int = Field(8, ge=1, description="Rows in one forward pass")
+    min_side: int = 64
+    max_side: int = 1_024
+    max_pixels: int = 1_048_576
+    max_steps: int = 100
+
+
+class ModelEntry(BaseModel):
+    """One model: where its weights are, which family runs it, what it may be asked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(pattern=_ID)
+    family: str = Field(description="Module of pixelkiln_worker.families")
+    kinds: tuple[Kind, ...]
+    title: str
+    description: str = ""
+    source: str = Field("", description="`embedded:NAME`, a folder, `s3://...` or `hub:owner/name@revision`")
+    sha256: Mapping[str, str] = Field(default_factory=dict, description="Hash of each weight file, by relative path")
+    licence: str = ""
+    method: str = Field("", description="For families with several algorithms")
+    world: str = Field("", description="The closed world the model knows; empty: any picture")
+    needs_marks: bool = Field(False, description="Needs points or boxes")
+    default_for: tuple[Kind, ...] = ()
+    defaults: Mapping[str, Any] = Field(default_factory=dict)
+    options: Mapping[str, tuple[str | int | float | bool, ...]] = Field(
+        default_factory=dict, description="Further input options, each with its allowed values"
+    )
+    limits: Limits = Limits()
+    classes: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()
+    synonyms: Mapping[str, str] = Field(default_factory=dict)
+    example_prompts: tuple[str, ...] = ()
+    test_only: bool = False
+
+
+class Catalogue:
+    """An immutable table of models, in the order of the file."""
+
+    def __init__(self, entries: Mapping[str, ModelEntry]) -> None:
+        self._entries = dict(entries)
+
+    @classmethod
+    def load(cls, extra: Path | None = None, *, stub: bool = False) -> Catalogue:
+        """Read the embedded catalogue, then `extra` on top of it.
+
+        Args:
+            extra: a TOML file in the same form; its entries win over embedded ones of the same id.
+            stub: whether entries marked `test_only` are served.
+
+        Raises:
+            Misconfigured: the file is missing, is not TOML or has a wrong entry; the message names it.
+        """
+        embedded = resources.files("pixelkiln_shared").joinpath("catalogue.toml").read_text("utf-8")
+        entries = _parse(embedded, "the embedded catalogue")
+        if extra is not None:
+            try:
+                text = extra.read_text("utf-8")
+            except OSError as error:
+                raise Misconfigured(f"PIXELKILN_CATALOGUE: cannot read {extra}: {error.strerror}") from error
+            entries |= _parse(text, str(extra))
+        return cls({name: entry for name, entry in entries.items() if stub or not entry.test_only})
+
+    def __iter__(self) -> Any:
+        return iter(self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, model: str, kind: Kind | None = None) -> ModelEntry:
+        """Return the entry of `model`.
+
+        Raises:
+            UnknownModel: no such id, or the model does not do `kind`; `detail["models"]` lists those that do.
+        """
+        entry = self._entries.get(model)
+        if entry is None or (kind is not None and kind not in entry.kinds):
+            usable = [e.id for e in self if kind is None or kind in e.kinds]
+            why = "is not in the catalogue" if entry is None else f"does not do {kind}"
+            shown = model[:64] if model.isprintable() else "that name"
+            raise UnknownModel(f"{shown!r} {why}", pointer="/model", detail={"models": usable})
+        return entry
+
+    def default(self, kind: Kind, *, world: str = "", marks: bool = False) -> ModelEntry:
+        """Pick the model of a job that names none.
+
+        A segmenter that knows the very world its picture was generated in comes first; pictures from anywhere
+        else go to the classical methods, and marks (points, boxes) to a method that uses them.
+
+        Raises:
+            UnknownModel: the catalogue has no default for this kind.
+        """
+        candidates = [e for e in self if kind in e.default_for]
+        fitting = [e for e in candidates if e.needs_marks == marks and e.world in ("", world)]
+        fitting.sort(key=lambda e: e.world != world)
+        if kind is Kind.GENERATE:
+            fitting = candidates
+        if not fitting:
+            raise UnknownModel(f"name a model: the catalogue has no default for {kind}", pointer="/model")
+        return fitting[0]
+
+    @cached_property
+    def lanes(self) -> dict[str, ModelEntry]:
+        """Every lane the catalogue can serve, `{kind}.{model}`, with its entry."""
+        return {f"{kind}.{entry.id}": entry for entry in self for kind in entry.kinds}
+
+
+def _parse(text: str, where: str) -> dict[str, ModelEntry]:
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Misconfigured(f"{where}: {error}") from error
+    entries = {}
+    for name, fields in table.get("models", {}).items():
+        try:
+            entries[name] = ModelEntry(id=name, **fields)
+        except (ValidationError, TypeError) as error:
+            first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+            field = ".".join(str(part) for part in first["loc"])
+            raise Misconfigured(f"{where}: models.{name}.{field}: {first['msg']}") from error
+    return entries

@@ -1,0 +1,316 @@
+"""The legal moves of a job, as both ledgers (Redis and the in-memory twin) offer them.
+
+Each move is atomic. Times inside are Redis `TIME`: no caller's clock is trusted. A job is always in exactly one
+state; `attempt` is its fencing token: it grows with each claim, and only the newest attempt may move the job on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pixelkiln_shared.jobs import Kind, Priority, Status
+
+MAX_STRIKES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewJob:
+    """A job about to be written. `spec` is the JSON of its `JobSpec`; the rest is what the scheduler needs."""
+
+    id: str
+    kind: Kind
+    lane: str
+    tenant: str
+    spec: str
+    batch_key: str
+    priority: Priority = Priority.STANDARD
+    rows: int = 1
+    group: str | None = None
+    waits_for: tuple[str, ...] = ()
+    start_deadline_s: float | None = None
+    retention_s: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Idempotency:
+    """`scope` is the credential, `fingerprint` a hash of method + path + canonical body."""
+
+    scope: str
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submitted:
+    """The answer to `submit`: the ids in order, and whether an earlier submit with the same key made them."""
+
+    ids: tuple[str, ...]
+    replayed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """A job as the ledger holds it. Times are Unix seconds by Redis's clock; `result` and `error` are JSON."""
+
+    id: str
+    kind: Kind
+    lane: str
+    tenant: str
+    priority: Priority
+    batch_key: str
+    rows: int
+    spec: str
+    status: Status
+    sequence: int
+    attempt: int = 0
+    strikes: int = 0
+    suspect: bool = False
+    group: str | None = None
+    waits_for: tuple[str, ...] = ()
+    worker: str | None = None
+    created_at: float = 0.0
+    started_at: float | None = None
+    completed_at: float | None = None
+    step: int = 0
+    steps: int = 0
+    result: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaneOffer:
+    """A lane a worker serves: how many rows fit, whether its model is loaded, how long it may be passed over."""
+
+    lane: str
+    max_rows: int
+    resident: bool = True
+    max_wait_s: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claimed:
+    """One job handed to a worker. `attempt` is the fencing token for every later move."""
+
+    id: str
+    attempt: int
+    rows: int
+    spec: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A batch of jobs of one lane and one batch key, leader first."""
+
+    lane: str
+    batch_key: str
+    jobs: tuple[Claimed, ...]
+    suspect: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Renewal:
+    """What a heartbeat learned: jobs somebody asked to cancel, and jobs that are no longer ours."""
+
+    canceling: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reaped:
+    """What a sweep did, by job id; `lanes` are those with waiting jobs, with their counts (for the bells)."""
+
+    requeued: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    canceled: tuple[str, ...] = ()
+    expired: tuple[str, ...] = ()
+    lanes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """A page of a listing, newest first; `after` is the sequence to go on from, None at the end."""
+
+    records: tuple[Record, ...]
+    after: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Jobs submitted together; `counts` by status always sums to `total`."""
+
+    id: str
+    tenant: str
+    total: int
+    counts: Mapping[Status, int]
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaneStats:
+    """One lane right now. `oldest_s` is the age of the job that has waited longest, 0 when none waits."""
+
+    lane: str
+    waiting: int
+    running: int
+    oldest_s: float
+
+
+class Ledger(Protocol):
+    """The moves. Every one raises `RedisUnavailable` when Redis does not answer or cannot write."""
+
+    def submit(
+        self,
+        jobs: Sequence[NewJob],
+        *,
+        idempotency: Idempotency | None = None,
+        max_waiting: int | None = None,
+    ) -> Submitted:
+        """Write the jobs: all of them or none. Thousands go in pipelined chunks (idempotency: one chunk only).
+
+        Raises:
+            IdempotencyKeyReused: the key came before with another fingerprint.
+            QueueFull: more than `max_waiting` jobs wait.
+            NotFound: a job in `waits_for` does not exist or belongs to another tenant.
+        """
+        ...
+
+    def claim(self, worker: str, offers: Sequence[LaneOffer], *, lease_s: float) -> Claim | None:
+        """Take the next batch among the lanes offered, or None when nothing may be taken.
+
+        Lane: one that waited beyond its `max_wait_s` first (longest first), then resident lanes, then the rest;
+        among equals the better class, then the older job. In a lane: class (a lower one at least once in eight),
+        tenant least served, oldest; then riders of the same batch key while rows fit. A suspect runs alone: it is
+        given only to a worker that holds nothing, and a worker that holds one is given nothing.
+        """
+        ...
+
+    def top_up(self, worker: str, claim: Claim, max_rows: int, *, lease_s: float) -> tuple[Claimed, ...]:
+        """Take more jobs of the claim's batch key, at most `max_rows` rows; never any for a suspect."""
+        ...
+
+    def renew(self, worker: str, held: Iterable[tuple[str, int]], *, lease_s: float) -> Renewal:
+        """Extend the leases of `(id, attempt)` pairs in one call; the heartbeat of a process."""
+        ...
+
+    def progress(self, job_id: str, attempt: int, step: int, steps: int) -> bool:
+        """Note the step reached; False when the attempt is no longer the newest. Refreshes no lease."""
+        ...
+
+    def publish(self, job_id: str, attempt: int, result: str) -> Status:
+        """End the attempt with a result: `succeeded`, or `canceled` when a cancel came first.
+
+        Raises:
+            LeaseLost: a newer attempt exists, or the job has ended.
+        """
+        ...
+
+    def fail(self, job_id: str, attempt: int, error: str) -> Status:
+        """End the attempt with an error (JSON `{code, message}`); children waiting for it fail too.
+
+        Raises:
+            LeaseLost: as for `publish`.
+        """
+        ...
+
+    def release(self, job_id: str, attempt: int) -> Status:
+        """Give the job back without blame, to the front of its queue: `queued` (or `canceled`).
+
+        Raises:
+            LeaseLost: as for `publish`.
+        """
+        ...
+
+    def stopped(self, job_id: str, attempt: int) -> Status:
+        """Confirm that a canceling job was stopped: `canceled`.
+
+        Raises:
+            LeaseLost: as for `publish`.
+        """
+        ...
+
+    def cancel(self, job_id: str) -> Status:
+        """Ask a job to end. Waiting or blocked: `canceled` at once; running: `canceling`; ended: its status.
+
+        Idempotent. Also published on the cancel channel, so that a running job hears it in milliseconds.
+
+        Raises:
+            NotFound: no such job.
+        """
+        ...
+
+    def retry(self, job_id: str) -> Status:
+        """Put a failed, canceled or expired job back into its queue, strikes cleared.
+
+        Raises:
+            NotFound: no such job.
+            AlreadyTerminal: it has succeeded, or it has not ended.
+        """
+        ...
+
+    def reap(self, *, limit: int = 1_000) -> Reaped:
+        """Take expired leases back and expire jobs past their start deadline.
+
+        A job that died while its worker held others becomes a suspect, without blame; one that died alone gets a
+        strike, and the third ends it as `failed`/`worker_crashed`.
+        """
+        ...
+
+    def delete(self, job_id: str) -> None:
+        """Forget an ended job: record, indexes, group counts stay true.
+
+        Raises:
+            NotFound: no such job.
+            AlreadyTerminal: it has not ended (`code` is `not_terminal`).
+        """
+        ...
+
+    def get(self, job_id: str) -> Record:
+        """Return the record.
+
+        Raises:
+            NotFound: no such job.
+        """
+        ...
+
+    def get_many(self, ids: Sequence[str]) -> list[Record | None]:
+        """Return the records in the order asked for, None for unknown ids; one round trip."""
+        ...
+
+    def jobs(
+        self,
+        tenant: str,
+        *,
+        status: Status | None = None,
+        kind: Kind | None = None,
+        group: str | None = None,
+        limit: int = 50,
+        after: int | None = None,
+    ) -> Page:
+        """List a tenant's jobs, newest first. Bounded work a page, whatever the number of jobs."""
+        ...
+
+    def group(self, group_id: str) -> Group:
+        """Return a group's counters.
+
+        Raises:
+            NotFound: no such group.
+        """
+        ...
+
+    def cancel_group(self, group_id: str, *, limit: int = 1_000) -> int:
+        """Cancel up to `limit` unfinished jobs of a group; returns how many were touched (0: done)."""
+        ...
+
+    def position(self, job_id: str) -> int | None:
+        """Return how many jobs are served before this one in its lane, about; None when it does not wait."""
+        ...
+
+    def lanes(self) -> list[LaneStats]:
+        """Return every lane that has waiting or running jobs."""
+        ...
+
+    def counts(self, tenant: str) -> Mapping[Status, int]:
+        """Return how many jobs a tenant has in each state."""
+        ...

@@ -1,0 +1,1 @@
+"""The worker: the only place that knows torch. Claims batches, runs models, stores what they make."""

@@ -1,0 +1,107 @@
+"""What a family is: a module with `load(entry, device) -> Model`, and a model that runs a batch.
+
+A family knows nothing of Redis, leases or storage. It gets decoded pictures and settled parameters, and hands
+back pixels; everything else is the firing's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixelkiln_shared.catalogue import ModelEntry
+from pixelkiln_shared.jobs import JobSpec, Role
+from pixelkiln_worker.device import Device
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One job of a batch. `image` is HWC, RGB, uint8, [0, 255], upright; None where the kind takes none."""
+
+    spec: JobSpec
+    image: Pixels | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """A picture made: HWC uint8, RGB or RGBA. `seed` is the one that made just this picture."""
+
+    pixels: Pixels
+    role: Role = Role.IMAGE
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """One region. `id` is its value in the id map (>= 1); `category` its class number, stable for the model."""
+
+    id: int
+    label: str
+    category: int
+    score: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segmentation:
+    """A picture taken apart. `ids` is HW uint16: 0 where nothing was found, else the id of a segment."""
+
+    ids: NDArray[np.uint16]
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What one job came to. `detail` goes into the result and the manifest as it is (JSON)."""
+
+    pictures: tuple[Picture, ...] = ()
+    segmentation: Segmentation | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[dict[str, str], ...] = ()
+
+
+class Watch(Protocol):
+    """The model's line to the outside while it runs."""
+
+    def step(self, step: int, steps: int) -> None:
+        """Report that step `step` of `steps` is done. Call after each step.
+
+        Raises:
+            JobCanceled: nobody wants any job of this batch any more; let it pass through.
+        """
+        ...
+
+
+class Model(Protocol):
+    """A loaded model. Only the device thread calls it, one batch at a time.
+
+    Attributes:
+        footprint_bytes: device memory the weights take, measured at load.
+        identity: revision and hash of the weights, library versions, dtype: what a manifest says of the model.
+        max_rows: rows one forward pass takes; a job with more rows is run in several passes.
+    """
+
+    footprint_bytes: int
+    identity: dict[str, Any]
+    max_rows: int
+
+    def run(self, batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
+        """Run the jobs together; one outcome per task, in order. An exception in a place fails only that job.
+
+        Raises:
+            JobCanceled: `watch.step` raised it.
+            torch.OutOfMemoryError: the caller halves the batch and tries again.
+        """
+        ...
+
+    def close(self) -> None:
+        """Drop every reference to the weights."""
+        ...
+
+
+Load = Callable[[ModelEntry, Device], Model]
