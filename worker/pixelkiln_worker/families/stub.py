@@ -1,0 +1,131 @@
+"""A model that sleeps instead of computing: for benchmarks, chaos runs and tests (`PIXELKILN_STUB=1`).
+
+A batch of n rows takes `device_ms + per_item_ms * n`, spread over the job's `steps`. Its pictures depend on prompt,
+seed and size alone. What goes wrong on request:
+
+    options.fail    error      only that job fails
+                    batch      the whole batch raises, as a library does on one bad row
+                    oom        out of memory unless the job runs alone
+                    oom_alone  out of memory even alone
+                    hang       a forward pass that never ends
+    options.crash   true       the process dies at the middle step
+
+`[fail=error]` or `[crash]` in the prompt does the same without changing the batch key, so that innocents ride along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from pixelkiln_shared.catalogue import ModelEntry
+from pixelkiln_shared.jobs import JobSpec
+from pixelkiln_worker.device import Device
+from pixelkiln_worker.families.contract import Outcome, Picture, Pixels, Task, Watch
+
+DEVICE_MS = 40.0
+PER_ITEM_MS = 5.0
+
+Mishap = Literal["", "error", "batch", "oom", "oom_alone", "hang", "crash"]
+
+_MARK = re.compile(r"\[(?:fail=(error|batch|oom|oom_alone|hang)|(crash))\]")
+
+
+class OutOfMemoryError(RuntimeError):
+    """Stands in for `torch.OutOfMemoryError`, so that the stub needs no torch."""
+
+
+def load(entry: ModelEntry, device: Device) -> StubModel:
+    """Return the stub; nothing is loaded."""
+    return StubModel(entry)
+
+
+class StubModel:
+    """See the module's page."""
+
+    footprint_bytes = 0
+
+    def __init__(self, entry: ModelEntry) -> None:
+        self.max_rows = entry.limits.max_batch
+        self.identity: dict[str, Any] = {"family": "stub", "revision": "1", "dtype": "uint8"}
+
+    def run(self, batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
+        """Sleep as long as the device would take, then paint."""
+        mishaps = [_mishap(task.spec) for task in batch]
+        if "oom_alone" in mishaps or ("oom" in mishaps and len(batch) > 1):
+            raise OutOfMemoryError("the stub's memory is full")
+        if "batch" in mishaps:
+            raise ValueError("a row that the stub cannot digest")
+        if "hang" in mishaps:
+            while True:
+                time.sleep(1)
+        self._sleep_through(batch, watch, crash_at=0.5 if "crash" in mishaps else None)
+        return [
+            ValueError("this job was asked to fail") if mishap == "error" else _paint(task.spec)
+            for task, mishap in zip(batch, mishaps, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Nothing to drop."""
+
+    def _sleep_through(self, batch: Sequence[Task], watch: Watch, *, crash_at: float | None) -> None:
+        leader = batch[0].spec
+        steps = int(leader.input.get("steps") or 1)
+        rows = sum(task.spec.rows for task in batch)
+        total_s = (
+            _number(leader, "device_ms", DEVICE_MS) + _number(leader, "per_item_ms", PER_ITEM_MS) * rows
+        ) / 1_000
+        began = time.monotonic()
+        for step in range(1, steps + 1):
+            # against the start, not step by step: sleeping overshoots, and the overshoot must not add up
+            time.sleep(max(0.0, began + total_s * step / steps - time.monotonic()))
+            if crash_at is not None and step >= steps * crash_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            watch.step(step, steps)
+
+
+def _mishap(spec: JobSpec) -> Mishap:
+    options = spec.input.get("options", {})
+    mark = _MARK.search(spec.input["prompt"])
+    if options.get("crash") or (mark and mark[2]):
+        return "crash"
+    return cast(Mishap, options.get("fail") or (mark[1] if mark else "") or "")
+
+
+def _number(spec: JobSpec, option: str, default: float) -> float:
+    return float(spec.input.get("options", {}).get(option, default))
+
+
+def _paint(spec: JobSpec) -> Outcome:
+    seed, width, height = spec.input.get("seed") or 0, spec.input["width"], spec.input["height"]
+    pictures = tuple(
+        Picture(pixels=_picture(spec.input["prompt"], seed + i, width, height), seed=seed + i)
+        for i in range(spec.rows)
+    )
+    return Outcome(pictures=pictures, detail={"stub": True})
+
+
+def _picture(prompt: str, seed: int, width: int, height: int) -> Pixels:
+    digest = hashlib.sha256(f"{seed}:{prompt}".encode()).digest()
+    x, y = digest[0], digest[1]
+    tint = np.frombuffer(digest[2:5], np.uint8) & 0x7F
+    window: Pixels = _canvas(width, height)[y : y + height, x : x + width] ^ tint  # HWC
+    return window
+
+
+@lru_cache(maxsize=4)
+def _canvas(width: int, height: int) -> Pixels:
+    """A photograph-like surface, 256 pixels larger than asked: slopes with a little noise, as PNG meets in real life."""
+    rows = np.linspace(0, 200, height + 256)[:, None, None]
+    columns = np.linspace(0, 3, width + 256)[None, :, None]
+    slope = rows * 0.5 + 50 * np.sin(columns + np.arange(3)) + 64  # HWC
+    noise = np.random.default_rng(0).integers(0, 4, slope.shape)
+    return np.clip(slope + noise, 0, 255).astype(np.uint8)
