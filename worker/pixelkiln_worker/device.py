@@ -1,7 +1,7 @@
 """The device and the one thread that may touch it.
 
-One process owns one device. Everything that runs on it goes through `DeviceThread`: one CUDA user, one OpenMP pool,
-and a plain answer to "how busy is the device". Torch is imported only where it is needed, never by importing this.
+One process owns one device. Everything that runs on it goes through `DeviceThread`: one CUDA user, one OpenMP
+pool, and a plain answer to "how busy is the device". Importing this module never imports torch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Device:
     threads: int
 
     def settle(self) -> None:
-        """Give torch its thread count; call on the device thread, after torch was imported. Harmless without torch."""
+        """Give torch its thread count; call on the device thread once torch is imported. Harmless without."""
         torch: Any = sys.modules.get("torch")
         if torch is not None and torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)

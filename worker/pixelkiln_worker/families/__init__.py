@@ -1,4 +1,7 @@
-"""Everything a worker can do, one module a family. The registry is a dict; a module is imported when first needed."""
+"""Everything a worker can do, one module a family.
+
+The registry is a dict; a module is imported when first needed.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def load(entry: ModelEntry, device: Device) -> Model:
     """Load the model of a catalogue entry; call on the device thread.
 
     Raises:
-        ModelUnavailable: this worker has no such family, or the weights are missing, corrupt or not the named ones.
+        ModelUnavailable: no such family here, or the weights are missing, corrupt or not the named ones.
     """
     name = FAMILIES.get(entry.family)
     if name is None:

@@ -1,7 +1,7 @@
 """A model that sleeps instead of computing: for benchmarks, chaos runs and tests (`PIXELKILN_STUB=1`).
 
-A batch of n rows takes `device_ms + per_item_ms * n`, spread over the job's `steps`. Its pictures depend on prompt,
-seed and size alone. What goes wrong on request:
+A batch of n rows takes `device_ms + per_item_ms * n`, spread over the job's `steps`. Its pictures depend on
+prompt, seed and size alone. What goes wrong on request:
 
     options.fail    error      only that job fails
                     batch      the whole batch raises, as a library does on one bad row
@@ -10,7 +10,7 @@ seed and size alone. What goes wrong on request:
                     hang       a forward pass that never ends
     options.crash   true       the process dies at the middle step
 
-`[fail=error]` or `[crash]` in the prompt does the same without changing the batch key, so that innocents ride along.
+`[fail=error]` or `[crash]` in the prompt does the same without changing the batch key: innocents ride along.
 """
 
 from __future__ import annotations
@@ -80,13 +80,11 @@ class StubModel:
         leader = batch[0].spec
         steps = int(leader.input.get("steps") or 1)
         rows = sum(task.spec.rows for task in batch)
-        total_s = (
-            _number(leader, "device_ms", DEVICE_MS) + _number(leader, "per_item_ms", PER_ITEM_MS) * rows
-        ) / 1_000
+        work_ms = _number(leader, "device_ms", DEVICE_MS) + _number(leader, "per_item_ms", PER_ITEM_MS) * rows
         began = time.monotonic()
         for step in range(1, steps + 1):
             # against the start, not step by step: sleeping overshoots, and the overshoot must not add up
-            time.sleep(max(0.0, began + total_s * step / steps - time.monotonic()))
+            time.sleep(max(0.0, began + work_ms / 1_000 * step / steps - time.monotonic()))
             if crash_at is not None and step >= steps * crash_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             watch.step(step, steps)
@@ -116,16 +114,16 @@ def _paint(spec: JobSpec) -> Outcome:
 def _picture(prompt: str, seed: int, width: int, height: int) -> Pixels:
     digest = hashlib.sha256(f"{seed}:{prompt}".encode()).digest()
     x, y = digest[0], digest[1]
-    tint = np.frombuffer(digest[2:5], np.uint8) & 0x7F
-    window: Pixels = _canvas(width, height)[y : y + height, x : x + width] ^ tint  # HWC
-    return window
+    tint = np.frombuffer(digest[2:5], np.uint8) & np.uint8(0x7F)
+    return np.bitwise_xor(_canvas(width, height)[y : y + height, x : x + width], tint)  # HWC
 
 
 @lru_cache(maxsize=4)
 def _canvas(width: int, height: int) -> Pixels:
-    """A photograph-like surface, 256 pixels larger than asked: slopes with a little noise, as PNG meets in real life."""
+    """A surface 256 pixels larger than asked: slopes with a little noise, so that PNG works as on photographs."""
     rows = np.linspace(0, 200, height + 256)[:, None, None]
     columns = np.linspace(0, 3, width + 256)[None, :, None]
     slope = rows * 0.5 + 50 * np.sin(columns + np.arange(3)) + 64  # HWC
     noise = np.random.default_rng(0).integers(0, 4, slope.shape)
-    return np.clip(slope + noise, 0, 255).astype(np.uint8)
+    canvas: Pixels = np.clip(slope + noise, 0, 255).astype(np.uint8)
+    return canvas
