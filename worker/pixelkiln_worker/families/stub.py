@@ -114,13 +114,13 @@ def _paint(spec: JobSpec) -> Outcome:
 def _picture(prompt: str, seed: int, width: int, height: int) -> Pixels:
     digest = hashlib.sha256(f"{seed}:{prompt}".encode()).digest()
     x, y = digest[0], digest[1]
-    tint = np.frombuffer(digest[2:5], np.uint8) & np.uint8(0x7F)
-    return np.bitwise_xor(_canvas(width, height)[y : y + height, x : x + width], tint)  # HWC
+    window: Pixels = _canvas(width, height)[y : y + height, x : x + width] ^ np.uint8(digest[2])  # HWC
+    return window
 
 
 @lru_cache(maxsize=4)
 def _canvas(width: int, height: int) -> Pixels:
-    """A surface 256 pixels larger than asked: slopes with a little noise, so that PNG works as on photographs."""
+    """A surface 256 pixels larger than asked: slopes with a little noise, which PNG meets in photographs."""
     rows = np.linspace(0, 200, height + 256)[:, None, None]
     columns = np.linspace(0, 3, width + 256)[None, :, None]
     slope = rows * 0.5 + 50 * np.sin(columns + np.arange(3)) + 64  # HWC
