@@ -60,3 +60,8 @@ def attempt_prefix(tenant: str, job_id: str, attempt: int) -> str:
 def upload_key(tenant: str, upload_id: str) -> str:
     """Return the key of an upload's checked picture; swept `UPLOAD_S` after its creation when unused."""
     return f"{tenant}/uploads/{upload_id}"
+
+
+def input_key(tenant: str, job_id: str) -> str:
+    """Return the key of a job's own copy of its input picture; it lives and goes with the job."""
+    return f"{job_prefix(tenant, job_id)}input"
