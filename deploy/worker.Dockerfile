@@ -1,0 +1,32 @@
+# The worker. TORCH_BUILD=cpu (the default) takes torch from deploy/wheels or from PIP_EXTRA_INDEX_URL when they hold
+# a CPU build; TORCH_BUILD=cuda takes the package index's own. docs/deployment.md says more.
+#   docker build -f deploy/worker.Dockerfile -t pixelkiln-worker .
+ARG PYTHON_IMAGE=python:3.11-slim
+
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+RUN python -m venv /opt/pixelkiln
+ENV PATH=/opt/pixelkiln/bin:$PATH
+WORKDIR /src
+COPY deploy/wheels/ /wheels/
+COPY pyproject.toml constraints.txt deploy/requirements.py ./
+ARG TORCH_BUILD=cpu
+ARG PIP_EXTRA_INDEX_URL=
+# The pin without its local part: `2.13.0+cpu` satisfies `2.13.0` and wins where both are offered.
+RUN if [ "$TORCH_BUILD" = cpu ]; then links="--find-links /wheels"; else links=; unset PIP_EXTRA_INDEX_URL; fi \
+    && sed 's/^\(torch==[^+]*\)+.*/\1/' constraints.txt > pins.txt \
+    && python requirements.py worker > requirements.txt \
+    && pip install $links -r requirements.txt -c pins.txt
+COPY README.md LICENSE ./
+COPY shared/ shared/
+COPY producer/ producer/
+COPY worker/ worker/
+RUN pip install --no-deps .
+
+FROM ${PYTHON_IMAGE}
+RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/pixelkiln pixelkiln
+ENV PATH=/opt/pixelkiln/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /var/lib/pixelkiln
+USER pixelkiln
+COPY --from=build /opt/pixelkiln /opt/pixelkiln
+CMD ["python", "-m", "pixelkiln_worker"]
