@@ -164,6 +164,13 @@ class WorkerResource(Resource):
     jobs_done: int = 0
 
 
+class WorkerList(Resource):
+    """`GET /v1/workers`, in the shape of `ModelList`."""
+
+    object: str = "list"
+    data: list[WorkerResource]
+
+
 class LaneResource(Resource):
     """A lane right now; `servable` is whether any live worker serves its model."""
 
