@@ -1,4 +1,4 @@
-"""Where bytes live, as both stores (folder and S3) offer it. Keys come from `keys.py`, never from user text."""
+"""Where bytes live, as both stores (folder and S3) offer it. Keys come from `keys.py`, never from users."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredObject:
-    """An object's facts. `sha256` is of the bytes, written by us at `put`; None when somebody else wrote it."""
+    """An object's facts. `sha256` is of the bytes, written by us at `put`; None when others wrote it."""
 
     key: str
     size_bytes: int
@@ -27,7 +27,7 @@ class Storage(Protocol):
     """
 
     def put(self, key: str, data: bytes | Path, *, media_type: str) -> StoredObject:
-        """Store bytes (or a file's) under a key; a second put of the same key replaces the first, atomically."""
+        """Store bytes (or a file's) under a key; a second put replaces the first, atomically."""
         ...
 
     def get(self, key: str) -> bytes:
@@ -47,7 +47,10 @@ class Storage(Protocol):
         ...
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[StoredObject]:
-        """Yield the objects under a prefix in key order, beginning after the key `after`. `sha256` may be None."""
+        """Yield the objects under a prefix in key order, beginning after the key `after`.
+
+        A listing asks no single object: `sha256` may be None, `media_type` is guessed from the key's ending.
+        """
         ...
 
     def link(self, key: str, *, expires_s: int, filename: str | None = None) -> str:
