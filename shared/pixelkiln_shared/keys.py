@@ -20,10 +20,17 @@ EVENTS_KEPT = 10_000  # entries per shard (approximate): minutes of history for 
 CELERY_PREFIX = "pk:celery:"  # kombu's global_keyprefix: bells live beside the ledger, never among its keys
 
 CANCELS = "pk:cancels"  # pub/sub channel, no lifetime: a hint, the truth is in the record
+WORKERS = "pk:workers"  # set of worker ids, no lifetime: whoever reads it drops the silent ones
+REAP_LOCK = "pk:reap"  # one sweep at a time in the whole fleet; lives a few seconds, so a killed sweeper blocks none
 
 
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case
+
+
+def worker(worker_id: str) -> str:
+    """Return the key of a worker's last report; lives `WORKER_S`."""
+    return f"pk:worker:{worker_id}"
 
 
 def new_id(prefix: str) -> str:

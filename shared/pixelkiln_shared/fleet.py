@@ -1,0 +1,94 @@
+"""Who works: each worker process reports itself every few seconds; a silent one is gone after a while."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal, cast
+
+import redis
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pixelkiln_shared import keys
+from pixelkiln_shared.errors import RedisUnavailable
+
+State = Literal["starting", "ready", "draining"]
+
+
+class WorkerInfo(BaseModel):
+    """One worker process as it reports itself.
+
+    `models` and `lanes` are what it serves, `resident` the models loaded now, `running` the jobs it holds.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+    host: str
+    pid: int
+    device: str
+    state: State
+    models: tuple[str, ...] = ()
+    lanes: tuple[str, ...] = ()
+    resident: tuple[str, ...] = ()
+    running: tuple[str, ...] = ()
+    jobs_done: int = 0
+    busy_share: float = 0.0
+    started_at: datetime
+    version: str
+
+
+class Fleet:
+    """The live workers. Every method raises `RedisUnavailable` when Redis does not answer."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def report(self, info: WorkerInfo) -> None:
+        """Say that this worker lives; repeat well within `keys.WORKER_S`."""
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.sadd(keys.WORKERS, info.id)
+            pipe.set(keys.worker(info.id), info.model_dump_json(), ex=keys.WORKER_S)
+            self._execute(pipe)
+
+    def leave(self, worker_id: str) -> None:
+        """Say that this worker has ended; unknown ids are no error."""
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.srem(keys.WORKERS, worker_id)
+            pipe.delete(keys.worker(worker_id))
+            self._execute(pipe)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the live workers, oldest first."""
+        try:
+            ids = sorted(_text(name) for name in cast(set[Any], self._client.smembers(keys.WORKERS)))
+            if not ids:
+                return []
+            reports = cast(list[Any], self._client.mget([keys.worker(name) for name in ids]))
+            silent = [name for name, report in zip(ids, reports, strict=True) if report is None]
+            if silent:  # one that is only slow adds itself again with its next report
+                self._client.srem(keys.WORKERS, *silent)
+        except redis.RedisError as error:
+            raise RedisUnavailable("Redis does not answer") from error
+        alive = [info for report in reports if report is not None and (info := _parse(report)) is not None]
+        return sorted(alive, key=lambda info: (info.started_at, info.id))
+
+    def served_lanes(self) -> frozenset[str]:
+        """Return the lanes that at least one ready worker serves."""
+        return frozenset(lane for info in self.workers() if info.state == "ready" for lane in info.lanes)
+
+    def _execute(self, pipe: Any) -> None:
+        try:
+            pipe.execute()
+        except redis.RedisError as error:
+            raise RedisUnavailable("Redis does not answer") from error
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _parse(report: bytes | str) -> WorkerInfo | None:
+    try:
+        return WorkerInfo.model_validate_json(report)
+    except ValidationError:  # a report of another version is no reason to hide the others
+        return None

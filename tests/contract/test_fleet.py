@@ -1,0 +1,84 @@
+"""The fleet's register on a real Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+
+from pixelkiln_shared import keys
+from pixelkiln_shared.errors import RedisUnavailable
+from pixelkiln_shared.fleet import Fleet, State, WorkerInfo
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+@pytest.fixture(params=[True, False], ids=["text", "bytes"])
+def client(request: pytest.FixtureRequest, redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url, decode_responses=request.param) as client:
+        yield client
+
+
+def worker(name: str, *, lanes: tuple[str, ...] = (), state: State = "ready", minutes: int = 0) -> WorkerInfo:
+    return WorkerInfo(
+        id=name,
+        host="host",
+        pid=7,
+        device="cpu",
+        state=state,
+        lanes=lanes,
+        started_at=NOON + timedelta(minutes=minutes),
+        version="0.1.0",
+    )
+
+
+def test_a_report_comes_back_whole(client: redis.Redis) -> None:
+    info = worker("w1", lanes=("generate.stub",))
+    Fleet(client).report(info)
+    assert Fleet(client).workers() == [info]
+
+
+def test_workers_are_listed_oldest_first(client: redis.Redis) -> None:
+    fleet = Fleet(client)
+    fleet.report(worker("a", minutes=5))
+    fleet.report(worker("b"))
+    assert [info.id for info in fleet.workers()] == ["b", "a"]
+
+
+def test_a_silent_worker_disappears(client: redis.Redis) -> None:
+    fleet = Fleet(client)
+    fleet.report(worker("w1"))
+    assert 0 < client.ttl(keys.worker("w1")) <= keys.WORKER_S
+    client.delete(keys.worker("w1"))  # what the lifetime does
+    assert fleet.workers() == []
+    assert client.scard(keys.WORKERS) == 0
+
+
+def test_leaving_is_seen_at_once_and_may_be_repeated(client: redis.Redis) -> None:
+    fleet = Fleet(client)
+    fleet.report(worker("w1"))
+    fleet.leave("w1")
+    fleet.leave("w1")
+    assert fleet.workers() == []
+
+
+def test_only_ready_workers_serve_their_lanes(client: redis.Redis) -> None:
+    fleet = Fleet(client)
+    fleet.report(worker("w1", lanes=("generate.a", "segment.b")))
+    fleet.report(worker("w2", lanes=("generate.c",), state="draining"))
+    assert fleet.served_lanes() == {"generate.a", "segment.b"}
+
+
+def test_a_report_of_another_version_hides_nobody(client: redis.Redis) -> None:
+    fleet = Fleet(client)
+    fleet.report(worker("w1"))
+    client.sadd(keys.WORKERS, "future")
+    client.set(keys.worker("future"), '{"id": "future"}')
+    assert [info.id for info in fleet.workers()] == ["w1"]
+
+
+def test_a_dead_redis_is_a_typed_error() -> None:
+    with redis.Redis(port=1, socket_timeout=1) as client, pytest.raises(RedisUnavailable):
+        Fleet(client).workers()
