@@ -1,7 +1,7 @@
 """Flower on Pixelkiln's queues: `pixelkiln monitor`, or `python -m pixelkiln.monitor` in a container.
 
 Flower shows what Celery knows: worker processes, the bells in each queue, firings with their batch size. It
-never sees a job record, so nothing here can change one; its control buttons are off (`--read_only`) all the same.
+never sees a job record, so it could not change one; its control buttons are off (`--read_only`) all the same.
 """
 
 from __future__ import annotations
@@ -41,13 +41,18 @@ def run(
         import flower  # noqa: F401 - Celery finds the command by its entry point
     except ImportError as error:
         raise Misconfigured("Flower is not installed; `pip install pixelkiln[monitor]` adds it") from error
-    from pixelkiln_shared.bells import make_app
+    from pixelkiln_shared.bells import lane_queue, make_app
+    from pixelkiln_shared.catalogue import Catalogue
     from pixelkiln_shared.settings import settings
 
+    app = make_app(settings())
+    # Flower asks live workers which queues there are; without one it would know none.
+    lanes = Catalogue.load(settings().catalogue, stub=settings().stub).lanes
+    app.conf.task_queues = [lane_queue(lane) for lane in lanes]
     if password is None:
         click.echo(f"user and password for this run: {credentials}", err=True)
     click.echo(f"monitor: http://{host}:{port}", err=True)
-    return int(make_app(settings()).start(argv=_arguments(host, port, credentials)) or 0)
+    return int(app.start(argv=_arguments(host, port, credentials)) or 0)
 
 
 def _arguments(host: str, port: int, credentials: str) -> list[str]:
@@ -92,8 +97,8 @@ def _is_loopback(host: str) -> bool:
 def command(host: str, port: int, user: str) -> None:
     """Start Flower, read-only, on the queues of PIXELKILN_REDIS_URL.
 
-    FLOWER_PASSWORD gives the password (an option would show it in the process list); left out, one is generated
-    and printed once.
+    FLOWER_PASSWORD gives the password (an option would show it in the process list); left out, one is
+    generated and printed once.
     """
     try:
         sys.exit(run(host=host, port=port, user=user, password=os.environ.get("FLOWER_PASSWORD") or None))
