@@ -20,16 +20,27 @@ class Settings(BaseSettings):
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="The ledger, the events and the bells")
     redis_timeout_s: float = Field(5.0, gt=0, description="How long one Redis call may take")
-    storage_url: str = Field("file://./pixelkiln-data/objects", description="`file:///dir` or `s3://bucket/prefix`")
-    s3_endpoint_url: str | None = Field(None, description="For S3-compatible servers; left out: the cloud's own")
+    storage_url: str = Field(
+        "file://./pixelkiln-data/objects", description="`file:///dir` or `s3://bucket/prefix`"
+    )
+    s3_endpoint_url: str | None = Field(
+        None, description="For S3-compatible servers; left out: the cloud's own"
+    )
+    s3_public_url: str | None = Field(
+        None, description="The S3 server as clients reach it, for links; left out: same"
+    )
     s3_region: str = "us-east-1"
     s3_checksums: str | None = Field(None, pattern="^when_(required|supported)$")
     catalogue: Path | None = Field(None, description="A TOML file added to the embedded catalogue")
-    secret: SecretStr = Field(SecretStr(""), description="Signs cursors and file links; left out: random per process")
+    secret: SecretStr = Field(
+        SecretStr(""), description="Signs cursors and file links; left out: random per process"
+    )
 
     host: str = "127.0.0.1"
     port: int = Field(8_700, ge=0, le=65_535)
-    api_key: SecretStr | None = Field(None, description="Clients must send it; needed to listen beyond loopback")
+    api_key: SecretStr | None = Field(
+        None, description="Clients must send it; needed to listen beyond loopback"
+    )
     public_url: str | None = Field(None, description="The base of links, when a proxy stands in front")
     max_body_bytes: int = 25_000_000
     max_image_bytes: int = 20_000_000
@@ -42,9 +53,15 @@ class Settings(BaseSettings):
 
     lease_s: float = Field(15.0, gt=0)
     heartbeat_s: float = Field(5.0, gt=0)
-    worker_concurrency: int = Field(4, ge=2, le=16, description="Pipeline depth: firings in flight in one process")
-    worker_models: str = Field("", description="Comma-separated model ids this worker serves; empty: all it can")
-    worker_memory_mb: int | None = Field(None, description="Budget of resident models; left out: from the device")
+    worker_concurrency: int = Field(
+        4, ge=2, le=16, description="Pipeline depth: firings in flight in one process"
+    )
+    worker_models: str = Field(
+        "", description="Comma-separated model ids this worker serves; empty: all it can"
+    )
+    worker_memory_mb: int | None = Field(
+        None, description="Budget of resident models; left out: from the device"
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     torch_threads: int | None = Field(None, ge=1, description="CPU threads of the device thread")
     drain_s: float = Field(30.0, ge=0, description="Grace period after SIGTERM")

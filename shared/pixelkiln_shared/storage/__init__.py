@@ -21,7 +21,7 @@ def open_storage(settings: Settings, *, secret: bytes | None = None) -> Storage:
     Opens no connection; `check()` does. S3 credentials come by boto3's own chain.
 
     Args:
-        settings: `storage_url`, and for S3 `s3_endpoint_url`, `s3_region` and `s3_checksums`.
+        settings: `storage_url`, and for S3 the settings that begin with `s3_`.
         secret: signs a folder's links; left out: `settings.secret`, or one of this process's own.
 
     Raises:
@@ -42,8 +42,9 @@ def open_storage(settings: Settings, *, secret: bytes | None = None) -> Storage:
             ) from error
         from pixelkiln_shared.storage.s3 import S3Storage, s3_client  # boto3 takes most of a second to import
 
-        client = s3_client(
-            endpoint_url=settings.s3_endpoint_url, region=settings.s3_region, checksums=settings.s3_checksums
+        client, links = (
+            s3_client(endpoint_url=endpoint, region=settings.s3_region, checksums=settings.s3_checksums)
+            for endpoint in (settings.s3_endpoint_url, settings.s3_public_url or settings.s3_endpoint_url)
         )
-        return S3Storage(client, url.netloc, prefix=prefix)
+        return S3Storage(client, url.netloc, prefix=prefix, links=links)
     raise Misconfigured("PIXELKILN_STORAGE_URL: write file:///dir, file://./relative or s3://bucket/prefix")

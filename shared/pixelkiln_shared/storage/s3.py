@@ -105,10 +105,20 @@ class S3Storage:
         bucket: must exist.
         prefix: put before every key; keys given and listed are without it.
         deadline_s: how long one call may take, all its tries together.
+        links: signs links, where clients reach the server by another address than we do; left out: `client`.
     """
 
-    def __init__(self, client: S3Client, bucket: str, *, prefix: str = "", deadline_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        client: S3Client,
+        bucket: str,
+        *,
+        prefix: str = "",
+        deadline_s: float = 60.0,
+        links: S3Client | None = None,
+    ) -> None:
         self._client = client
+        self._links = links or client
         self._bucket = bucket
         self._base = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._deadline_s = deadline_s
@@ -198,12 +208,12 @@ class S3Storage:
             query["ContinuationToken"] = page["NextContinuationToken"]
 
     def link(self, key: str, *, expires_s: int, filename: str | None = None) -> str:
-        """Return a presigned URL for GET, on the endpoint that this client talks to."""
+        """Return a presigned URL for GET, on the endpoint that clients talk to."""
         query = {"Bucket": self._bucket, "Key": self._name(key)}
         if filename is not None:
             query["ResponseContentDisposition"] = content_disposition(filename)
         try:
-            url: str = self._client.generate_presigned_url("get_object", Params=query, ExpiresIn=expires_s)
+            url: str = self._links.generate_presigned_url("get_object", Params=query, ExpiresIn=expires_s)
         except BotoCoreError as error:
             raise _translated(error) from error
         return url
