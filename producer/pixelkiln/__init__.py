@@ -1,7 +1,7 @@
 """Submit image generation and segmentation jobs, and read their results.
 
-`Client` and `AsyncClient` speak HTTP to a Pixelkiln API; `Producer` puts jobs into Redis directly, for programs
-that live beside it. Everything else is found through what these three return.
+`Client` and `AsyncClient` speak HTTP to a Pixelkiln API; `Producer` puts jobs into Redis directly, for
+programs that live beside it. The rest is found through what these three return; all errors are here.
 """
 
 from __future__ import annotations
@@ -9,10 +9,43 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pixelkiln.client import AsyncClient, Client, Group, Job
+    from pixelkiln.client import (
+        ApiError,
+        AsyncClient,
+        AuthError,
+        Client,
+        Group,
+        Job,
+        JobCanceled,
+        JobFailed,
+        NotFoundError,
+        PixelkilnError,
+        QueueFullError,
+        Result,
+        ServerUnreachable,
+        ValidationError,
+        WaitTimeout,
+    )
     from pixelkiln.producer import Producer
 
-__all__ = ["AsyncClient", "Client", "Group", "Job", "Producer"]
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "AuthError",
+    "Client",
+    "Group",
+    "Job",
+    "JobCanceled",
+    "JobFailed",
+    "NotFoundError",
+    "PixelkilnError",
+    "Producer",
+    "QueueFullError",
+    "Result",
+    "ServerUnreachable",
+    "ValidationError",
+    "WaitTimeout",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,46 @@
+"""The bodies of requests, built from arguments and from flat rows. No I/O here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pixelkiln_shared.jobs import INPUTS, JobRequest, Kind
+
+ENVELOPE = frozenset(JobRequest.model_fields) - {"input"}
+
+
+def without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that were given: what is None is left to the server's defaults."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def job_request(kind: Kind, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Sort flat fields into an envelope and its input; None means "not given".
+
+    >>> job_request(Kind.GENERATE, {"prompt": "a red house", "seed": 7, "model": "toyworld"})
+    {'kind': 'generate', 'model': 'toyworld', 'input': {'prompt': 'a red house', 'seed': 7}}
+    """
+    given = without_none(fields)
+    tagged = isinstance(given.get("labels"), Mapping)  # a list under this name is the classes to keep
+    envelope_fields = ENVELOPE if tagged else ENVELOPE - {"labels"}
+    envelope = {name: given.pop(name) for name in list(given) if name in envelope_fields}
+    return {"kind": str(kind), **envelope, "input": given}
+
+
+def row_request(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a row into a request: an envelope stays as it is, a flat row is sorted.
+
+    A flat row with an `image` is a `segment` job, any other a `generate` job, unless it names its `kind`.
+    """
+    if isinstance(row.get("input"), Mapping):
+        return {"kind": "generate", **row}
+    fields = dict(row)
+    kind = fields.pop("kind", None) or (Kind.SEGMENT if "image" in fields else Kind.GENERATE)
+    return job_request(kind, fields)
+
+
+def known_fields() -> frozenset[str]:
+    """Return every name a flat row may use."""
+    inputs = (name for model in INPUTS.values() for name in model.model_fields)
+    return ENVELOPE | frozenset(inputs)

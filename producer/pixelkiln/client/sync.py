@@ -1,0 +1,334 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+
+from pixelkiln.client.connection import headers_for, http_options
+from pixelkiln.client.flows import Flows, Picture
+from pixelkiln.client.jobs import GroupFacts, JobEvent, JobFacts, Tail
+from pixelkiln.client.requests import job_request
+from pixelkiln.client.results import Artifact, ResultOf
+from pixelkiln.client.wire import Call, Emit, Flow, Pause, Retry
+from pixelkiln.resources import (
+    BulkResource,
+    GroupResource,
+    JobResource,
+    ModelResource,
+    StatsResource,
+    WorkerResource,
+)
+from pixelkiln_shared.jobs import Kind
+
+T = TypeVar("T")
+
+
+class Result(ResultOf[Artifact]):
+    """A finished job's files: `result.images[0].save("fox.png")`."""
+
+
+class Client:
+    """Talks to a Pixelkiln API.
+
+    Args:
+        url: the API's base; left out: `PIXELKILN_URL`, else `http://127.0.0.1:8700`.
+        api_key: left out: `PIXELKILN_API_KEY`.
+        timeout_s: how long one answer may take.
+        retry_for_s: how long a request is repeated while the server is busy, restarting or away.
+
+    Every method raises `ApiError` or one of its kinds when the server refuses, and `ServerUnreachable` when
+    there is none.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 60.0,
+        retry_for_s: float = 60.0,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self.url, self._key, options = http_options(url, api_key, timeout_s)
+        self._retry = Retry(for_s=retry_for_s)
+        self.flows = Flows(self._retry)
+        self.http = httpx2.Client(**options, transport=transport)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.http.close()
+
+    # ------------------------------------------------------------------------------------------ driving
+
+    def run(self, flow: Flow[T]) -> T:
+        """Drive a flow to its end and return what it returns."""
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    answer = self._perform(step)
+                except (httpx2.TransportError, httpx2.InvalidURL) as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(answer)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    def iterate(self, flow: Flow[None]) -> Iterator[Any]:
+        """Drive a flow and yield what it emits."""
+        try:
+            step = next(flow)
+            while True:
+                answer = None
+                if isinstance(step, Emit):
+                    yield step.value
+                else:
+                    try:
+                        answer = self._perform(step)
+                    except (httpx2.TransportError, httpx2.InvalidURL) as error:
+                        step = flow.throw(error)
+                        continue
+                step = flow.send(answer)
+        except StopIteration:
+            return
+
+    def _perform(self, step: Call | Pause | Emit) -> httpx2.Response | None:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        assert isinstance(step, Call)  # noqa: S101  only iterated flows emit
+        headers = headers_for(step.path, step.headers, self.url, self._key)
+        return self.http.request(
+            step.method,
+            step.path,
+            params=step.params,
+            headers=headers,
+            content=step.content,
+            files=step.files,
+        )
+
+    # ------------------------------------------------------------------------------------------ submitting
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        model: str | None = None,
+        count: int = 1,
+        seed: int | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Submit a text-to-image job.
+
+        Args:
+            prompt: what to draw.
+            model: a catalogue id; left out: the server's default.
+            count: pictures to make; picture i has the seed `seed + i`.
+            seed: left out: a random one, told in the result.
+            fields: `width`, `height` (pixels), `steps`, `guidance`, `negative_prompt`, `format`, `options`,
+                and the envelope's `priority`, `labels`, `deterministic`, `start_deadline_s`, `run_timeout_s`,
+                `retention_s`.
+        """
+        given = {"prompt": prompt, "model": model, "count": count, "seed": seed, **fields}
+        return self.submit(job_request(Kind.GENERATE, given))
+
+    def segment(
+        self,
+        image: Picture,
+        *,
+        model: str | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Submit a picture to be taken apart; a file or bytes are uploaded first.
+
+        Args:
+            image: a path, the bytes of a PNG, JPEG or WebP, an artifact, or a job, whose first picture is
+                taken as soon as it exists.
+            model: a catalogue id; left out: what fits the picture and the marks.
+            fields: `labels` (a list of classes to keep), `points`, `boxes` (XYXY pixels), `regions`,
+                `options`, and the envelope's fields as for `generate`.
+        """
+        reference = self.run(self.flows.reference(image))
+        return self.submit(job_request(Kind.SEGMENT, {"image": reference, "model": model, **fields}))
+
+    def submit(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Submit an envelope as it is: `{"kind": ..., "model": ..., "input": {...}}`."""
+        return Job(self, self.run(self.flows.submit(request, key=idempotency_key)))
+
+    def submit_many(
+        self, rows: Iterable[Mapping[str, Any]], *, name: str | None = None, key: str | None = None
+    ) -> Group:
+        """Submit any number of jobs as a group; the iterable is read as it is sent, 500 rows at a time.
+
+        Args:
+            rows: envelopes, or flat rows such as `{"prompt": "a red house", "seed": 7}`.
+            name: becomes the label `name` of every job.
+            key: the column that identifies a row; its value becomes the label `key` of its job.
+        """
+        bulk = self.run(self.flows.submit_many(rows, name=name, key=key))
+        return Group(self, self.run(self.flows.group(bulk.group)), bulk.ids)
+
+    def submit_batch(
+        self, requests: list[dict[str, Any]], *, group: str | None = None, idempotency_key: str | None = None
+    ) -> BulkResource:
+        """Submit up to 1,000 envelopes in one request, into `group` or a new one: all of them or none."""
+        return self.run(self.flows.submit_batch(requests, group=group, key=idempotency_key))
+
+    def upload(self, image: str | Path | bytes) -> dict[str, Any]:
+        """Store a picture and return the reference by which jobs name it; unused, it is kept for a day."""
+        return self.run(self.flows.reference(image))
+
+    # ------------------------------------------------------------------------------------------ looking
+
+    def job(self, job_id: str) -> Job:
+        """Read a job."""
+        return Job(self, self.run(self.flows.job(job_id)))
+
+    def jobs(
+        self,
+        *,
+        status: str | None = None,
+        kind: str | None = None,
+        group: str | None = None,
+        page_size: int = 100,
+    ) -> Iterator[Job]:
+        """Iterate over all jobs, newest first; pages are fetched as the iteration reaches them."""
+        for resource in self.iterate(self.flows.jobs(status=status, kind=kind, group=group, limit=page_size)):
+            yield Job(self, resource)
+
+    def group(self, group_id: str) -> Group:
+        """Read a group."""
+        return Group(self, self.run(self.flows.group(group_id)), [])
+
+    def models(self) -> list[ModelResource]:
+        """List the catalogue."""
+        return self.run(self.flows.models()).data
+
+    def workers(self) -> list[WorkerResource]:
+        """List the live workers."""
+        return self.run(self.flows.workers()).data
+
+    def stats(self) -> StatsResource:
+        """Read the lanes and counters."""
+        return self.run(self.flows.stats())
+
+
+class Job(JobFacts):
+    """A submitted job."""
+
+    def __init__(self, client: Client, resource: JobResource) -> None:
+        super().__init__(resource)
+        self._client = client
+
+    def _heard(self, flow: Flow[JobResource]) -> Job:
+        self.resource = self._client.run(flow)
+        return self
+
+    def refresh(self) -> Job:
+        """Ask the server how the job stands."""
+        return self._heard(self._client.flows.job(self.id))
+
+    def wait(self, timeout_s: float | None = None) -> Job:
+        """Wait until the job has ended, however it ended.
+
+        Raises:
+            WaitTimeout: it has not, after `timeout_s` seconds.
+        """
+        return self._heard(self._client.flows.wait(self.id, timeout_s))
+
+    def result(self, timeout_s: float | None = None) -> Result:
+        """Wait for the result.
+
+        Raises:
+            JobFailed, JobCanceled: there will be none.
+            WaitTimeout: there is none after `timeout_s` seconds.
+        """
+        self._heard(self._client.flows.result(self.id, timeout_s))
+        return Result(self.resource, [Artifact(self._client, self.id, a) for a in self.resource.artifacts])
+
+    def cancel(self) -> Job:
+        """Ask the job to end; one that runs stops at its next step. Harmless when it has ended."""
+        return self._heard(self._client.flows.move(self.id, "cancel"))
+
+    def retry(self) -> Job:
+        """Put a failed, canceled or expired job back into its queue."""
+        return self._heard(self._client.flows.move(self.id, "retry"))
+
+    def rerun(self, *, seed: int | None = None) -> Job:
+        """Submit the same job anew, with another seed where one is given."""
+        return self._client.submit(self.again(seed))
+
+    def delete(self) -> None:
+        """Remove the finished job and its files from the server."""
+        self._client.run(self._client.flows.delete(self.id))
+
+    def events(self) -> Iterator[JobEvent]:
+        """Follow the job live until it ends; a broken connection is resumed without a gap."""
+        tail = Tail(self.id, self._client._retry)
+        while not tail.ended:
+            broken: httpx2.TransportError | None = None
+            try:
+                yield from self._stream(tail)
+            except httpx2.TransportError as error:
+                broken = error
+            if not tail.ended:
+                time.sleep(tail.broke(broken))
+
+    def _stream(self, tail: Tail) -> Iterator[JobEvent]:
+        client = self._client
+        headers = headers_for(tail.path, tail.headers, client.url, client._key)
+        with client.http.stream("GET", tail.path, headers=headers) as response:
+            if not response.is_success:
+                response.read()
+                raise tail.refused(response)
+            for sse in httpx2.EventSource(response):
+                yield tail.take(sse)
+                if tail.ended:
+                    return
+
+
+class Group(GroupFacts):
+    """Jobs submitted together."""
+
+    def __init__(self, client: Client, resource: GroupResource, ids: list[str]) -> None:
+        super().__init__(resource, ids)
+        self._client = client
+
+    def refresh(self) -> Group:
+        """Ask the server how the group stands."""
+        self.resource = self._client.run(self._client.flows.group(self.id))
+        return self
+
+    def wait(self, timeout_s: float | None = None) -> Group:
+        """Wait until every job has ended, however it ended.
+
+        Raises:
+            WaitTimeout: some have not, after `timeout_s` seconds.
+        """
+        self.resource = self._client.run(self._client.flows.wait_group(self.id, timeout_s))
+        return self
+
+    def as_completed(self, timeout_s: float | None = None) -> Iterator[Job]:
+        """Iterate over the jobs as they end, each one once, however it ended."""
+        for resource in self._client.iterate(self._client.flows.as_completed(self.id, timeout_s)):
+            yield Job(self._client, resource)
+
+    def jobs(self, *, status: str | None = None) -> Iterator[Job]:
+        """Iterate over the jobs, newest first."""
+        return self._client.jobs(group=self.id, status=status)
+
+    def cancel(self) -> Group:
+        """Cancel every job of the group that has not ended."""
+        self.resource = self._client.run(self._client.flows.cancel_group(self.id))
+        return self
