@@ -55,6 +55,7 @@ class ModelEntry(BaseModel):
     )
     limits: Limits = Limits()
     classes: tuple[str, ...] = ()
+    things: tuple[str, ...] = Field((), description="Classes that can be counted: split into instances")
     vocabulary: tuple[str, ...] = ()
     synonyms: Mapping[str, str] = Field(default_factory=dict)
     example_prompts: tuple[str, ...] = ()

@@ -22,8 +22,9 @@ from pixelkiln_worker.families.segments import Labels
 Lab = NDArray[np.float32]
 
 MERGE_LIMIT = 0.06
-"""Without a wish for a number of regions, merging stops when the cheapest merge costs more than this."""
+"""Unless a number is wished, merging stops where it would cost more than this (times the colours' spread)."""
 MAX_AUTO_REGIONS = 40
+_FLAT_SPREAD = 8.0  # Lab; in pictures flatter than this, what differs is noise
 
 
 def calm_lab(image: Pixels) -> Lab:
@@ -92,20 +93,18 @@ class _Graph:
             self._add_borders(pieces, lab, axis)
         self.perimeters = [sum(border.length_px for border in around.values()) for around in self.borders]
         spread = np.square(lab - lab.mean((0, 1))).sum(-1).mean() ** 0.5
-        self.limit = MERGE_LIMIT * float(spread)
+        self.limit = MERGE_LIMIT * max(float(spread), _FLAT_SPREAD)
 
     def _add_borders(self, pieces: NDArray[np.intp], lab: Lab, axis: int) -> None:
         """Measure the borders along one axis, a few pixels apart so that soft edges count in full."""
-        one, two = (np.take(pieces, span, axis) for span in _halves(pieces.shape[axis], 1))
+        gaps = np.arange(pieces.shape[axis] - 1)
+        one, two = (np.take(pieces, gaps + side, axis) for side in (0, 1))
         crossing = one != two
         first, second = one[crossing], two[crossing]
-        step = np.zeros(one.shape, np.float32)
-        reach = _contrast(lab, axis)
-        step[...] = reach
         pair = np.minimum(first, second) * len(self.areas) + np.maximum(first, second)
         keys, inverse = np.unique(pair, return_inverse=True)
         lengths = np.bincount(inverse, minlength=len(keys))
-        contrasts = np.bincount(inverse, step[crossing], minlength=len(keys))
+        contrasts = np.bincount(inverse, _contrast(lab, axis)[crossing], minlength=len(keys))
         for key, length, contrast in zip(keys.tolist(), lengths.tolist(), contrasts.tolist(), strict=True):
             low, high = divmod(key, len(self.areas))
             border = self.borders[low].setdefault(high, _Border(0.0, 0.0))
@@ -183,10 +182,6 @@ def _root(parent: list[int], index: int) -> int:
     while parent[index] != index:
         index = parent[index]
     return index
-
-
-def _halves(length: int, step: int) -> tuple[range, range]:
-    return range(length - step), range(step, length)
 
 
 def _contrast(lab: Lab, axis: int, reach: int = 2) -> NDArray[np.float32]:
