@@ -28,5 +28,7 @@ RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/pixelkiln pix
 ENV PATH=/opt/pixelkiln/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /var/lib/pixelkiln
 USER pixelkiln
+# Weights from a hub or a bucket are kept here; a volume mounted on it takes over the owner.
+RUN mkdir .cache
 COPY --from=build /opt/pixelkiln /opt/pixelkiln
 CMD ["python", "-m", "pixelkiln_worker"]
