@@ -67,7 +67,7 @@ def png_interlaced(data: bytes) -> bool:
 
 
 def png_is_short(data: bytes) -> bool:
-    """Whether a PNG's compressed stream ends before its last row, which decoders fill with zeros, silently."""
+    """Whether a PNG's compressed stream ends before its last row; decoders then leave zeros, silently."""
     width, height, depth, colour_type = struct.unpack_from(">IIBB", data, 16)
     bits = depth * png.CHANNELS.get(colour_type, 1)
     passes = _ADAM7 if png_interlaced(data) else ((0, 0, 1, 1),)
@@ -77,9 +77,7 @@ def png_is_short(data: bytes) -> bool:
         columns, rows = -(-(width - x) // step_x), -(-(height - y) // step_y)
         if columns > 0 and rows > 0:
             expected += rows * (1 + (columns * bits + 7) // 8)
-    return (
-        _inflated_bytes(b"".join(b for kind, b in _png_chunks(data) if kind == b"IDAT"), expected) < expected
-    )
+    return _inflated_bytes(packed, expected) < expected
 
 
 def _inflated_bytes(packed: bytes, enough: int) -> int:

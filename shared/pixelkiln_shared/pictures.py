@@ -23,7 +23,6 @@ from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError, features
 
 from pixelkiln_shared import containers, png
 from pixelkiln_shared.errors import InvalidImage
-from pixelkiln_shared.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,19 +85,9 @@ class PictureLimits:
     min_side_px: int = 8
     formats: tuple[str, ...] = ("PNG", "JPEG", "WEBP")
 
-    @classmethod
-    def of(cls, settings: Settings) -> PictureLimits:
-        """Return the limits that the settings state."""
-        return cls(
-            max_bytes=settings.max_image_bytes,
-            max_pixels=settings.max_image_pixels,
-            max_side_px=settings.max_image_side_px,
-        )
 
-
-OURS = PictureLimits(
-    max_bytes=1 << 31, max_pixels=1 << 26, min_side_px=1
-)  # for pictures that we stored ourselves
+# For pictures that we stored ourselves.
+OURS = PictureLimits(max_bytes=1 << 31, max_pixels=1 << 26, min_side_px=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

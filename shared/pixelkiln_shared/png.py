@@ -1,7 +1,7 @@
 """PNG files made fast: the Up filter on every row, zlib level 1, run-length strategy.
 
 About ten times faster than Pillow's defaults at nearly the same size (docs/decisions/0003-fast-png.md). The
-filter is the caller's: numpy where it is installed, Pillow elsewhere. Follows the PNG specification, 3rd edition.
+filter is the caller's: numpy where it is installed, Pillow elsewhere. Format: W3C PNG, 3rd edition.
 """
 
 from __future__ import annotations
