@@ -54,3 +54,8 @@ def same_origin(url: str, base: str) -> bool:
 def _origin(url: str) -> tuple[str, str, int | None]:
     parsed = httpx2.URL(url)
     return parsed.scheme, parsed.host, parsed.port
+
+
+def absolute(base: str, url: str) -> str:
+    """Return a link as it can be opened elsewhere: the folder store's links are relative to the API."""
+    return base + url if url.startswith("/") else url
