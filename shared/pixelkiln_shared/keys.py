@@ -1,7 +1,8 @@
 """Every Redis key and every object key, named once, with its lifetime and the reason for it.
 
-Redis keys begin with `pk:`. "With the record" means: until the job's record expires (`retention_s` after its end).
-User text never forms a key: tenants are slugs from the key table, ids are ours, lanes come from the catalogue.
+Redis keys begin with `pk:`. "With the record" means: until the job's record is forgotten (`retention_s` after
+its end). User text never forms a key: tenants are slugs from the key table, ids are ours, lanes come from the
+catalogue.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from datetime import UTC, datetime
+from enum import StrEnum
 
 PREFIX = "pk:"
 
@@ -20,9 +22,50 @@ EVENTS_KEPT = 10_000  # entries per shard (approximate): minutes of history for 
 CELERY_PREFIX = "pk:celery:"  # kombu's global_keyprefix: bells live beside the ledger, never among its keys
 
 CANCELS = "pk:cancels"  # pub/sub channel, no lifetime: a hint, the truth is in the record
-WORKERS = "pk:workers"  # set of worker ids, no lifetime: whoever reads it drops the silent ones
-REAP_LOCK = "pk:reap"  # one sweep at a time in the whole fleet; lives a few seconds, so a killed sweeper blocks none
 
+
+class LedgerKey(StrEnum):
+    """What the ledger keeps in Redis; names that end in `:` go on as described. The scripts read this table.
+
+    "While it waits" and the like: the move that ends the state removes the entry in the same script, and
+    Redis drops a set or hash with its last entry, so these need no expiry time.
+    """
+
+    SEQUENCE = "pk:sequence"  # for ever: one counter that orders all jobs
+    JOB = "pk:job:"  # + id, hash, with the record: small fields only, so that Redis stores it packed
+    SPEC = "pk:spec:"  # + id, string, with the record: what the worker runs
+    OUTCOME = "pk:outcome:"  # + id, string, with the record: the result, or the error of a failed job
+    INDEX = "pk:index:"  # + t:tenant or g:group + :kind:status, zset by sequence, with the records
+    GROUP = "pk:group:"  # + group, hash, until its last record goes: owner and size
+    EXPIRING = "pk:expiring"  # zset by time, with the records: when the sweep forgets them
+    DEAD = "pk:dead"  # zset by sequence, with the records: jobs that killed three workers
+    IDEMPOTENCY = "pk:idempotency:"  # + hash of scope and key, string, IDEMPOTENCY_S: the first answer
+
+    WAITING = "pk:waiting"  # hash lane:class -> count, while they wait: depth without counting
+    QUEUE = "pk:queue:"  # + lane:class:tenant, zset by sequence, while they wait: a tenant's own order
+    TENANTS = "pk:tenants:"  # + lane:class, zset by virtual service time, while one waits: whose turn it is
+    HEADS = "pk:heads:"  # + lane:class, zset tenant -> first sequence, while one waits: the oldest job
+    DEBTS = "pk:debts:"  # + lane:class, zset, until the others caught up: who left early pays first
+    BATCH = "pk:batch:"  # + lane:hash, zset by sequence, while they wait: riders of one batch key
+    SUSPECTS = "pk:suspects:"  # + lane, zset by sequence, while they wait: jobs that must run alone
+    LANE = "pk:lane:"  # + lane, hash, while one waits: virtual clock, turns passed over, last service
+    DEADLINES = "pk:deadlines"  # zset by time, while they wait: jobs that expire when not started
+    BLOCKED = "pk:blocked"  # counter, for ever: blocked jobs count towards the queue's limit
+    CHILDREN = "pk:children:"  # + id, set, until the parent ends: who waits for it
+    SETTLING = "pk:settling"  # list, for moments: ended parents whose children are still being told
+
+    LEASES = "pk:leases"  # zset by expiry, while they run
+    HELD = "pk:held:"  # + worker, hash id -> claim token, while they run: blame, lost answers
+    RUNNING = "pk:running"  # hash lane -> count, while they run
+    SWEPT = "pk:swept"  # time of the last sweep, for ever: a late sweep means that Redis was away
+
+    EVENTS = "pk:events:"  # + shard, stream of about EVENTS_KEPT entries: history for Last-Event-ID
+
+
+WORKERS = "pk:workers"  # set of worker ids, no lifetime: whoever reads it drops the silent ones
+REAP_LOCK = (
+    "pk:reap"  # one sweep at a time in the whole fleet; lives a few seconds, so a killed sweeper blocks none
+)
 
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case
@@ -34,7 +77,7 @@ def worker(worker_id: str) -> str:
 
 
 def new_id(prefix: str) -> str:
-    """Return `{prefix}_` + 26 characters: 48 bits of milliseconds (so ids sort by time) and 80 random bits."""
+    """Return `{prefix}_` + 26 characters: 48 bits of milliseconds (ids sort by time) and 80 random bits."""
     number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
     return f"{prefix}_" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
@@ -55,7 +98,7 @@ def id_time(identity: str) -> datetime:
 
 
 def job_prefix(tenant: str, job_id: str) -> str:
-    """Return `{tenant}/{yyyy}/{mm}/{dd}/{job_id}/`, the folder of a job's objects; the day is the id's own."""
+    """Return `{tenant}/{yyyy}/{mm}/{dd}/{job_id}/`, the folder of a job's objects; the day is the id's."""
     return f"{tenant}/{id_time(job_id):%Y/%m/%d}/{job_id}/"
 
 

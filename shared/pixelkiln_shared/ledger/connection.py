@@ -1,0 +1,98 @@
+"""How we reach Redis: time limits on everything, our own error for everything, a check at start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+import redis.retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
+from pixelkiln_shared.settings import Settings
+
+HEALTH_CHECK_S = 15  # an idle connection is tried before it is used again: half-open TCP costs one time limit
+RETRIES = 2  # for cut connections, never for a silent Redis: a caller waits one time limit, not three.
+# So a move may arrive twice: see the tokens of `claim.lua` and the repeats in `end_attempt.lua`.
+RETRY_AFTER_S = 2.0
+OLDEST = (6, 2)  # ZADD LT, scripts that replicate their effects
+
+# Redis answers, but not with what was asked: full, read-only after a failover, cannot persist, loading, busy.
+_REFUSALS = ("OOM", "READONLY", "MISCONF", "LOADING", "BUSY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN")
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Turn what Redis and the network do to us into `RedisUnavailable`; a bug in a script stays what it is."""
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        raise RedisUnavailable(f"Redis does not answer: {error}", retry_after_s=RETRY_AFTER_S) from error
+    except ResponseError as error:
+        if any(word in str(error) for word in _REFUSALS) or type(error) is not ResponseError:
+            raise RedisUnavailable(f"Redis cannot write: {error}", retry_after_s=RETRY_AFTER_S) from error
+        raise
+
+
+def redis_client(settings: Settings) -> redis.Redis:
+    """Return a client for threads; it connects when first used. Text in, text out."""
+    retry = redis.retry.Retry(_backoff(), RETRIES, supported_errors=(RedisConnectionError,))
+    return redis.Redis.from_url(settings.redis_url, retry=retry, **_options(settings))
+
+
+def async_redis_client(settings: Settings) -> redis.asyncio.Redis:
+    """Return a client for one event loop, with the same limits; `EventReader` wants one."""
+    retry = redis.asyncio.retry.Retry(_backoff(), RETRIES, supported_errors=(RedisConnectionError,))
+    return redis.asyncio.Redis.from_url(settings.redis_url, retry=retry, **_options(settings))
+
+
+def check_redis(client: redis.Redis) -> list[str]:
+    """Return what an operator should know about this Redis, a sentence each.
+
+    Raises:
+        Misconfigured: it may evict jobs when memory runs out, or is too old for the scripts.
+        RedisUnavailable: it does not answer.
+    """
+    with redis_errors():
+        facts = client.info()
+        sync = _setting(client, "appendfsync")
+    version = str(facts["redis_version"])
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        raise Misconfigured(f"Redis {version} is too old: 6.2 or newer is needed")
+    policy = facts["maxmemory_policy"]
+    if policy != "noeviction":
+        raise Misconfigured(f"Redis may throw jobs away: set `maxmemory-policy noeviction` (it is {policy})")
+    if not facts["aof_enabled"]:
+        return ["Redis keeps no append-only file: a restart may lose accepted jobs; set `appendonly yes`"]
+    if sync != "always":
+        return [f"appendfsync is {sync or 'unknown'}: a power cut may lose the last second of accepted jobs"]
+    return []
+
+
+def _setting(client: redis.Redis, name: str) -> str | None:
+    try:
+        found = cast(dict[str, str], client.config_get(name))
+    except ResponseError:  # managed servers refuse CONFIG
+        return None
+    return found.get(name)
+
+
+def _backoff() -> ExponentialWithJitterBackoff:
+    return ExponentialWithJitterBackoff(base=0.05, cap=0.5)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    return {
+        "decode_responses": True,
+        "socket_timeout": settings.redis_timeout_s,
+        "socket_connect_timeout": settings.redis_timeout_s,
+        "socket_keepalive": True,
+        "health_check_interval": HEALTH_CHECK_S,
+    }

@@ -1,0 +1,56 @@
+-- ARGV: limit, away_ms (0: never). Returns {requeued, failed, canceled, expired, children of ended jobs}.
+local limit, away_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
+local requeued, failed, canceled, expired = {}, {}, {}, {}
+
+-- After a pause of the sweep Redis itself was away and no heartbeat could arrive: nobody is to blame.
+local last = tonumber(call("GETSET", K.swept, now) or now)
+local blameless = away_ms > 0 and now - last > away_ms
+
+local function strike(job)
+  job.strikes = job.strikes + 1
+  job.suspect = "1"
+  set(job, "strikes", job.strikes, "suspect", 1)
+  return job.strikes >= MAX_STRIKES
+end
+
+-- `crowded`: the worker held other jobs when it died, so which of them killed it is unknown.
+local function take_back(job, crowded)
+  if job.status == "canceling" then
+    finish(job, "canceled")
+    canceled[#canceled + 1] = job.id
+  elseif not blameless and not crowded and strike(job) then
+    finish(job, "failed", WORKER_CRASHED)
+    call("ZADD", K.dead, job.sequence, job.id)
+    failed[#failed + 1] = job.id
+  else
+    if not blameless and crowded then
+      job.suspect = "1"
+      set(job, "suspect", 1)
+    end
+    requeue(job)
+    requeued[#requeued + 1] = job.id
+  end
+end
+
+local crowded_workers = {}
+for _, id in ipairs(call("ZRANGEBYSCORE", K.leases, "-inf", now, "LIMIT", 0, limit)) do
+  local job = read_job(id) -- always there, unless a hand deleted it
+  if not job then call("ZREM", K.leases, id) end
+  if job and crowded_workers[job.worker] == nil then crowded_workers[job.worker] = call("HLEN", K.held .. job.worker) > 1 end
+  if job then take_back(job, crowded_workers[job.worker] or tonumber(job.company) == job.attempt) end
+end
+
+-- What these workers still hold, under leases that end later, was in the same company.
+for worker, crowded in pairs(crowded_workers) do
+  for _, id in ipairs(crowded and call("HKEYS", K.held .. worker) or {}) do
+    call("HSET", K.job .. id, "company", call("HGET", K.job .. id, "attempt"))
+  end
+end
+
+for _, id in ipairs(call("ZRANGEBYSCORE", K.deadlines, "-inf", now, "LIMIT", 0, limit)) do
+  finish(read_job(id), "expired")
+  expired[#expired + 1] = id
+end
+
+for _, id in ipairs(settle(limit)) do failed[#failed + 1] = id end
+return {requeued, failed, canceled, expired}

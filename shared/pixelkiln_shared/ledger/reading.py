@@ -1,0 +1,211 @@
+"""What one may ask the ledger: records, listings, counters, positions. Nothing here changes anything."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from operator import itemgetter
+from typing import Any, cast
+
+import redis
+
+from pixelkiln_shared.errors import NotFound
+from pixelkiln_shared.jobs import Kind, Priority, Status
+from pixelkiln_shared.keys import LedgerKey
+from pixelkiln_shared.ledger.connection import redis_errors
+from pixelkiln_shared.ledger.contract import Group, LaneStats, Page, Record
+from pixelkiln_shared.ledger.scripts import Scripts
+
+MOST_PER_PAGE = 1_000
+
+
+class LedgerReader:
+    """The reading half of `RedisLedger`."""
+
+    def __init__(self, client: redis.Redis, scripts: Scripts) -> None:
+        self._client = client
+        self._scripts = scripts
+
+    def get(self, job_id: str) -> Record:
+        """Return the record.
+
+        Raises:
+            NotFound: no such job.
+        """
+        record = self.get_many([job_id])[0]
+        if record is None:
+            raise missing(job_id)
+        return record
+
+    def get_many(self, ids: Sequence[str]) -> list[Record | None]:
+        """Return the records in the order asked for, None for unknown ids; one round trip."""
+        if not ids:
+            return []
+        with redis_errors():
+            pipeline = self._client.pipeline(transaction=True)
+            for job_id in ids:
+                pipeline.hgetall(LedgerKey.JOB + job_id)
+                pipeline.get(LedgerKey.SPEC + job_id)
+                pipeline.get(LedgerKey.OUTCOME + job_id)
+            found = pipeline.execute()
+        triples = zip(ids, found[0::3], found[1::3], found[2::3], strict=True)
+        return [_record(job_id, fields, spec, outcome) for job_id, fields, spec, outcome in triples]
+
+    def jobs(
+        self,
+        tenant: str,
+        *,
+        status: Status | None = None,
+        kind: Kind | None = None,
+        group: str | None = None,
+        limit: int = 50,
+        after: int | None = None,
+    ) -> Page:
+        """List a tenant's jobs, newest first; reads at most `limit` entries of each index, however long."""
+        limit = max(1, min(limit, MOST_PER_PAGE))
+        if group is not None and self._group_fields(group).get("tenant") != tenant:
+            return Page(records=(), after=None)
+        scope = f"t:{tenant}" if group is None else f"g:{group}"
+        newest = "+inf" if after is None else f"({after}"
+        with redis_errors():
+            pipeline = self._client.pipeline(transaction=True)
+            for name in _index_names(scope, kind, status):
+                pipeline.zrevrangebyscore(name, newest, "-inf", start=0, num=limit + 1, withscores=True)
+            found = pipeline.execute()
+        merged = heapq.merge(*found, key=itemgetter(1), reverse=True)
+        entries = list(islice(merged, limit + 1))
+        shown = entries[:limit]
+        records = [record for record in self.get_many([entry[0] for entry in shown]) if record is not None]
+        return Page(records=tuple(records), after=int(shown[-1][1]) if len(entries) > limit else None)
+
+    def group(self, group_id: str) -> Group:
+        """Return a group's counters.
+
+        Raises:
+            NotFound: no such group.
+        """
+        names = [(status, _index_names(f"g:{group_id}", None, status)) for status in Status]
+        with redis_errors():
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.hgetall(LedgerKey.GROUP + group_id)
+            found = self._sizes(pipeline, names)
+        fields, sizes = found[0], found[1:]
+        if not fields:
+            raise NotFound(f"no group {group_id}")
+        counts = _summed(names, sizes)
+        return Group(
+            id=group_id,
+            tenant=fields["tenant"],
+            total=sum(counts.values()),
+            counts=counts,
+            created_at=int(fields["created_at"]) / 1_000,
+        )
+
+    def counts(self, tenant: str) -> Mapping[Status, int]:
+        """Return how many jobs a tenant has in each state."""
+        names = [(status, _index_names(f"t:{tenant}", None, status)) for status in Status]
+        with redis_errors():
+            found = self._sizes(self._client.pipeline(transaction=True), names)
+        return _summed(names, found)
+
+    def position(self, job_id: str) -> int | None:
+        """Return how many jobs are served before this one in its lane, about; None when it does not wait.
+
+        Raises:
+            NotFound: no such job.
+        """
+        with redis_errors():
+            place = int(self._scripts.run("position", job_id))
+        if place == -2:
+            raise missing(job_id)
+        return None if place == -1 else place
+
+    def lanes(self) -> list[LaneStats]:
+        """Return every lane that has waiting or running jobs, by name."""
+        with redis_errors():
+            flat = self._scripts.run("lanes")
+        rows = zip(flat[0::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
+        stats = [
+            LaneStats(lane=lane, waiting=int(waiting), running=int(running), oldest_s=int(oldest_ms) / 1_000)
+            for lane, waiting, running, oldest_ms in rows
+        ]
+        return sorted(stats, key=lambda one: one.lane)
+
+    def dead_letters(self, *, limit: int = 100) -> list[Record]:
+        """Return the newest jobs that ended because three worker processes died while running them alone."""
+        with redis_errors():
+            ids = cast(list[str], self._client.zrevrange(LedgerKey.DEAD, 0, limit - 1))
+        return [record for record in self.get_many(ids) if record is not None]
+
+    def waiting(self) -> dict[str, int]:
+        """Return the number of waiting jobs by lane, for the bells."""
+        with redis_errors():
+            fields = cast(dict[str, str], self._client.hgetall(LedgerKey.WAITING))
+        lanes: dict[str, int] = {}
+        for name, count in fields.items():
+            lane = name.rpartition(":")[0]
+            lanes[lane] = lanes.get(lane, 0) + int(count)
+        return lanes
+
+    def _group_fields(self, group_id: str) -> dict[str, str]:
+        with redis_errors():
+            return cast(dict[str, str], self._client.hgetall(LedgerKey.GROUP + group_id))
+
+    @staticmethod
+    def _sizes(pipeline: redis.client.Pipeline, names: list[tuple[Status, list[str]]]) -> list[Any]:
+        for _, indexes in names:
+            for index in indexes:
+                pipeline.zcard(index)
+        return pipeline.execute()
+
+
+def missing(job_id: str) -> NotFound:
+    """Return the error for an id nobody knows."""
+    return NotFound(f"no job {job_id[:64]}")
+
+
+def _index_names(scope: str, kind: Kind | None, status: Status | None) -> list[str]:
+    kinds = list(Kind) if kind is None else [kind]
+    statuses = list(Status) if status is None else [status]
+    return [f"{LedgerKey.INDEX}{scope}:{a_kind}:{a_status}" for a_kind in kinds for a_status in statuses]
+
+
+def _summed(names: list[tuple[Status, list[str]]], sizes: list[int]) -> dict[Status, int]:
+    left = iter(sizes)
+    return {status: sum(next(left) for _ in indexes) for status, indexes in names}
+
+
+def _seconds(value: str | None) -> float | None:
+    return None if value is None else int(value) / 1_000
+
+
+def _record(job_id: str, fields: dict[str, str], spec: str | None, outcome: str | None) -> Record | None:
+    if not fields or spec is None:
+        return None
+    status = Status(fields["status"])
+    return Record(
+        id=job_id,
+        kind=Kind(fields["kind"]),
+        lane=fields["lane"],
+        tenant=fields["tenant"],
+        priority=Priority(fields["priority"]),
+        batch_key=fields["batch_key"],
+        rows=int(fields["rows"]),
+        spec=spec,
+        status=status,
+        sequence=int(fields["sequence"]),
+        attempt=int(fields.get("attempt", 0)),
+        strikes=int(fields.get("strikes", 0)),
+        suspect="suspect" in fields,
+        group=fields.get("group"),
+        waits_for=tuple(fields.get("waits_for", "").split()),
+        worker=fields.get("worker"),
+        created_at=int(fields["created_at"]) / 1_000,
+        started_at=_seconds(fields.get("started_at")),
+        completed_at=_seconds(fields.get("completed_at")),
+        step=int(fields.get("step", 0)),
+        steps=int(fields.get("steps", 0)),
+        result=outcome if status is Status.SUCCEEDED else None,
+        error=outcome if status is Status.FAILED else None,
+    )

@@ -1,0 +1,333 @@
+"""The ledger in Redis: each move one atomic Lua script (`lua/`), the truth about every job.
+
+The scripts build their key names themselves, so the ledger lives on one Redis (with replicas if you like), not
+on a Redis Cluster. No move grows with the number of waiting jobs but O(log n).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, cast
+
+import redis
+
+from pixelkiln_shared.errors import (
+    AlreadyTerminal,
+    IdempotencyKeyReused,
+    LeaseLost,
+    NotFound,
+    QueueFull,
+    RedisUnavailable,
+)
+from pixelkiln_shared.jobs import Status
+from pixelkiln_shared.keys import LedgerKey
+from pixelkiln_shared.ledger.connection import redis_errors
+from pixelkiln_shared.ledger.contract import (
+    Claim,
+    Claimed,
+    Idempotency,
+    LaneOffer,
+    NewJob,
+    Reaped,
+    Renewal,
+    Submitted,
+)
+from pixelkiln_shared.ledger.reading import LedgerReader, missing
+from pixelkiln_shared.ledger.scripts import Scripts
+
+CHUNK = 1_000  # jobs in one script call: about 20 ms in which Redis does nothing else
+CHUNKS_IN_FLIGHT = 8  # a few megabytes on the wire at a time
+SWEEP_CHUNK = 500
+SWEEPS = 20  # 10,000 old records a sweep: more than two thousand jobs a second, for ever
+QUEUE_FULL_RETRY_S = 30.0
+
+
+class RedisLedger(LedgerReader):
+    """Implements the `Ledger` protocol. Safe for threads, as its client is.
+
+    Args:
+        client: made by `redis_client` (it must decode responses).
+        retention_s: how long a finished record lives unless the job says otherwise.
+        away_s: a sweep that comes later than this after the one before blames nobody for lost leases: Redis
+            was away and no heartbeat could arrive. None: every lost lease is judged.
+        clock: Lua source that replaces Redis's `TIME`; for tests only (`scripts.Scripts`).
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        retention_s: int = 7 * 86_400,
+        away_s: float | None = None,
+        clock: str | None = None,
+    ) -> None:
+        if not client.get_encoder().decode_responses:
+            raise ValueError("the ledger needs a client with decode_responses=True")
+        super().__init__(client, Scripts(client, retention_s=retention_s, clock=clock))
+        self._away_ms = 0 if away_s is None else _ms(away_s)
+        self._unanswered: dict[str, list[str]] = {}
+        self._lock = threading.Lock()
+
+    def submit(
+        self,
+        jobs: Sequence[NewJob],
+        *,
+        idempotency: Idempotency | None = None,
+        max_waiting: int | None = None,
+    ) -> Submitted:
+        """Write the jobs: all of them or none.
+
+        Up to `CHUNK` jobs are one script. More go in chunks, after one check of the limit and of all parents;
+        when Redis fails between two chunks, submitting the same jobs again writes those that are missing.
+
+        Raises:
+            IdempotencyKeyReused: the key came before with another fingerprint.
+            QueueFull: more than `max_waiting` jobs wait.
+            NotFound: a job in `waits_for` (or the group) does not exist or belongs to another tenant.
+            ValueError: more than `CHUNK` jobs with an idempotency key.
+        """
+        if idempotency is not None and len(jobs) > CHUNK:
+            raise ValueError(f"at most {CHUNK} jobs can share an idempotency key")
+        if not jobs:
+            return Submitted(ids=())
+        limit = -1 if max_waiting is None else max_waiting
+        first: list[str | int] = ["", "", limit, len(jobs)]
+        if idempotency is not None:
+            first[:2] = [_fold(idempotency), idempotency.fingerprint]
+        with redis_errors():
+            if len(jobs) > CHUNK:
+                self._check_parents(jobs)
+            answer = self._scripts.run("submit", *first, *_flat(jobs[:CHUNK]))
+            submitted = _submitted(answer, jobs)
+            if len(jobs) > CHUNK:
+                self._submit_rest(jobs[CHUNK:])
+        return submitted
+
+    def claim(self, worker: str, offers: Sequence[LaneOffer], *, lease_s: float) -> Claim | None:
+        """Take the next batch among the lanes offered (the rules: `contract.Ledger.claim`), or None.
+
+        A call whose answer was lost is asked again, with its token, by the worker's next call, which then gets
+        the jobs already taken in its name: a cut connection costs a job neither time nor a strike.
+        """
+        arguments: list[str | int] = []
+        for offer in offers:
+            arguments += [offer.lane, offer.max_rows, int(offer.resident), _ms(offer.max_wait_s)]
+        reply = self._take("claim", worker, lease_s, arguments)
+        if not reply:
+            return None
+        return Claim(lane=reply[0], batch_key=reply[1], suspect=reply[2] == 1, jobs=_claimed(reply[3:]))
+
+    def top_up(self, worker: str, claim: Claim, max_rows: int, *, lease_s: float) -> tuple[Claimed, ...]:
+        """Take more jobs of the claim's batch key, at most `max_rows` further rows; none for a suspect."""
+        if claim.suspect or max_rows < 1:
+            return ()
+        token = secrets.token_hex(8)
+        with redis_errors():
+            reply = self._scripts.run(
+                "top_up", worker, token, _ms(lease_s), claim.lane, claim.batch_key, max_rows
+            )
+        return _claimed(reply)
+
+    def renew(self, worker: str, held: Iterable[tuple[str, int]], *, lease_s: float) -> Renewal:
+        """Extend the leases of `(id, attempt)` pairs in one call; the heartbeat of a process."""
+        pairs = [value for pair in held for value in pair]
+        if not pairs:
+            return Renewal()
+        with redis_errors():
+            canceling, lost = self._scripts.run("renew", _ms(lease_s), *pairs)
+        return Renewal(canceling=frozenset(canceling), lost=frozenset(lost))
+
+    def progress(self, job_id: str, attempt: int, step: int, steps: int) -> bool:
+        """Note the step reached; False when the attempt is no longer the newest. Refreshes no lease.
+
+        The record always learns it; an event goes out at most four times a second and job.
+        """
+        with redis_errors():
+            return bool(self._scripts.run("progress", job_id, attempt, step, steps))
+
+    def publish(self, job_id: str, attempt: int, result: str) -> Status:
+        """End the attempt with a result: `succeeded`, or `canceled` when a cancel came first.
+
+        The same attempt may send the same result twice (an answer was lost): that changes nothing.
+
+        Raises:
+            LeaseLost: a newer attempt exists, the lease was taken back, or the job has ended.
+        """
+        return self._end("publish", job_id, attempt, result)
+
+    def fail(self, job_id: str, attempt: int, error: str) -> Status:
+        """End the attempt with an error (JSON `{code, message}`), or `canceled` when a cancel came first.
+
+        Raises:
+            LeaseLost: as for `publish`.
+        """
+        return self._end("fail", job_id, attempt, error)
+
+    def release(self, job_id: str, attempt: int) -> Status:
+        """Give the job back without blame, to the front of its queue: `queued` (or `canceled`).
+
+        Raises:
+            LeaseLost: as for `publish`.
+        """
+        return self._end("release", job_id, attempt)
+
+    def stopped(self, job_id: str, attempt: int) -> Status:
+        """Confirm that a canceling job was stopped: `canceled`.
+
+        Raises:
+            LeaseLost: as for `publish`, or nobody asked to cancel it.
+        """
+        return self._end("stopped", job_id, attempt)
+
+    def cancel(self, job_id: str) -> Status:
+        """Ask a job to end; idempotent. Running jobs hear it on `keys.CANCELS` and at their next heartbeat.
+
+        Raises:
+            NotFound: no such job.
+        """
+        with redis_errors():
+            status = self._scripts.run("cancel", job_id)
+        if not status:
+            raise missing(job_id)
+        return Status(status)
+
+    def cancel_group(self, group_id: str, *, limit: int = 1_000) -> int:
+        """Cancel up to `limit` unfinished jobs of a group; returns how many were touched (0: done)."""
+        with redis_errors():
+            return int(self._scripts.run("cancel_group", group_id, limit))
+
+    def retry(self, job_id: str) -> Status:
+        """Put a failed, canceled or expired job back into its queue, strikes cleared.
+
+        A suspect stays one and runs alone. A job whose parent failed stays failed: retry that first.
+
+        Raises:
+            NotFound: no such job.
+            AlreadyTerminal: it has succeeded, or it has not ended.
+        """
+        with redis_errors():
+            answer, *status = self._scripts.run("retry", job_id)
+        if answer == "missing":
+            raise missing(job_id)
+        if answer == "refused":
+            code = None if Status(status[0]).terminal else "not_terminal"
+            raise AlreadyTerminal(f"the job is {status[0]}, it has not ended without a result", code=code)
+        return Status(status[0])
+
+    def reap(self, *, limit: int = 1_000) -> Reaped:
+        """Take back lapsed leases, expire jobs past their deadline, forget records past their retention."""
+        with redis_errors():
+            requeued, failed, canceled, expired = self._scripts.run("reap", limit, self._away_ms)
+            for _ in range(SWEEPS):
+                if int(self._scripts.run("sweep", SWEEP_CHUNK)) < SWEEP_CHUNK:
+                    break
+        return Reaped(
+            requeued=tuple(requeued),
+            failed=tuple(failed),
+            canceled=tuple(canceled),
+            expired=tuple(expired),
+            lanes=self.waiting(),
+        )
+
+    def delete(self, job_id: str) -> None:
+        """Forget an ended job: record, indexes, its place in its group.
+
+        Raises:
+            NotFound: no such job.
+            AlreadyTerminal: it has not ended (`code` is `not_terminal`).
+        """
+        with redis_errors():
+            answer = self._scripts.run("delete", job_id)
+        if not answer:
+            raise missing(job_id)
+        if answer != "ok":
+            raise AlreadyTerminal(f"the job is {answer}; cancel it first", code="not_terminal")
+
+    def _take(self, move: str, worker: str, lease_s: float, arguments: list[str | int]) -> list[Any]:
+        with self._lock:
+            waiting = self._unanswered.get(worker)
+            token = waiting.pop() if waiting else secrets.token_hex(8)
+        try:
+            with redis_errors():
+                return cast(list[Any], self._scripts.run(move, worker, token, _ms(lease_s), *arguments))
+        except RedisUnavailable:
+            with self._lock:
+                self._unanswered.setdefault(worker, []).append(token)
+            raise
+
+    def _end(self, move: str, job_id: str, attempt: int, outcome: str = "") -> Status:
+        with redis_errors():
+            status = self._scripts.run("end_attempt", job_id, attempt, move, outcome)
+        if not status:
+            raise LeaseLost(f"attempt {attempt} of {job_id} no longer owns the job")
+        return Status(status)
+
+    def _check_parents(self, jobs: Sequence[NewJob]) -> None:
+        """Refuse a missing parent before the first of several chunks is written."""
+        ours = {job.id: job.tenant for job in jobs}
+        outside = {(parent, job.tenant) for job in jobs for parent in job.waits_for if parent not in ours}
+        pipeline = self._client.pipeline(transaction=False)
+        for parent, _ in outside:
+            pipeline.hget(LedgerKey.JOB + parent, "tenant")
+        for (parent, tenant), owner in zip(outside, pipeline.execute(), strict=True):
+            if owner != tenant:
+                raise missing(parent)
+
+    def _submit_rest(self, jobs: Sequence[NewJob]) -> None:
+        chunks = (jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK))
+        while several := list(islice(chunks, CHUNKS_IN_FLIGHT)):
+            self._scripts.load("submit")
+            pipeline = self._client.pipeline(transaction=False)
+            for chunk in several:
+                self._scripts.queue(pipeline, "submit", "", "", -1, len(chunk), *_flat(chunk))
+            for chunk, answer in zip(several, pipeline.execute(), strict=True):
+                _submitted(answer, chunk)
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1_000))
+
+
+def _fold(idempotency: Idempotency) -> str:
+    """Return a key of ours for a scope (a credential) and a key (user text); neither appears in Redis."""
+    return hashlib.sha256(f"{idempotency.scope}\0{idempotency.key}".encode()).hexdigest()
+
+
+def _flat(jobs: Sequence[NewJob]) -> Iterator[str | int]:
+    for job in jobs:
+        yield job.id
+        yield job.kind.value
+        yield job.lane
+        yield job.tenant
+        yield job.priority.value
+        yield job.batch_key
+        yield job.rows
+        yield job.group or ""
+        yield " ".join(dict.fromkeys(job.waits_for))
+        yield "" if job.start_deadline_s is None else _ms(job.start_deadline_s)
+        yield "" if job.retention_s is None else job.retention_s * 1_000
+        yield job.spec
+
+
+def _submitted(answer: list[Any], jobs: Sequence[NewJob]) -> Submitted:
+    word, *rest = answer
+    if word == "reused":
+        raise IdempotencyKeyReused("this idempotency key came before with another request")
+    if word == "full":
+        raise QueueFull(f"{rest[0]} jobs wait already", retry_after_s=QUEUE_FULL_RETRY_S)
+    if word == "missing":
+        raise NotFound(f"no job or group {str(rest[0])[:64]}")
+    if word == "replayed":
+        return Submitted(ids=tuple(rest[0].split()), replayed=True)
+    return Submitted(ids=tuple(job.id for job in jobs))
+
+
+def _claimed(flat: list[Any]) -> tuple[Claimed, ...]:
+    rows = zip(flat[0::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
+    return tuple(
+        Claimed(id=one, attempt=int(attempt), rows=int(rows), spec=spec) for one, attempt, rows, spec in rows
+    )
