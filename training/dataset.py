@@ -53,12 +53,15 @@ def draw_scene(split: str, index: int) -> tuple[Spec, Scene, list[str]]:
 
 
 def class_cells(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Reduce an (H, W) class map to the latent grid by vote; small things count triple, or none would be left."""
+    """Reduce an (H, W) class map to the latent grid by vote; small things count triple, or few were left."""
     side = classes.shape[0] // LATENT_CELLS
-    blocks = classes.reshape(LATENT_CELLS, side, LATENT_CELLS, side).swapaxes(1, 2).reshape(LATENT_CELLS**2, -1)
+    blocks = (
+        classes.reshape(LATENT_CELLS, side, LATENT_CELLS, side).swapaxes(1, 2).reshape(LATENT_CELLS**2, -1)
+    )
     votes = (blocks[..., None] == np.arange(len(CLASSES), dtype=np.uint8)).sum(1)
     votes[:, CLASSES.index("sun") :] *= 3
-    return votes.argmax(1).astype(np.uint8).reshape(LATENT_CELLS, LATENT_CELLS)
+    winners: NDArray[np.uint8] = votes.argmax(1).astype(np.uint8)
+    return winners.reshape(LATENT_CELLS, LATENT_CELLS)
 
 
 def centre_cells(scene: Scene) -> NDArray[np.uint8]:

@@ -1,8 +1,8 @@
 """A training loop that is paid in seconds, and can stop at any moment and go on later.
 
-The learning rate follows the share of the budget already spent, so a run of two minutes and one of two hours both
-end annealed. A checkpoint is one ``state.safetensors`` (weights, their moving average, optimiser state) and one
-``state.json`` (what was spent); nothing is pickled.
+The learning rate follows the share of the budget already spent, so a run of two minutes and one of two
+hours both end annealed. A checkpoint is one ``state.safetensors`` (weights, their moving average, optimiser
+state) and one ``state.json`` (what was spent); nothing is pickled.
 """
 
 import json
@@ -71,6 +71,11 @@ class Trainer:
             for name, parameter in module.named_parameters()
             if parameter.requires_grad
         }
+        self._buffers = {
+            f"buffers.{prefix}.{name}": module.state_dict()[name]
+            for prefix, module in modules.items()
+            for name in module.state_dict().keys() - dict(module.named_parameters()).keys()
+        }
         self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         for group in self._groups():
             group["base_lr"] = group["lr"]
@@ -87,7 +92,7 @@ class Trainer:
         return min(1.0, self.spent.seconds / self.plan.budget_s)
 
     def run(self, loss: Callable[[float], Tensor], validate: Callable[[], Metrics]) -> Metrics:
-        """Train until the budget, the slice or the step limit is spent; `loss` gets the fraction spent so far."""
+        """Train until budget, slice or step limit is spent; `loss` gets the fraction spent so far."""
         started, next_report = self.spent.seconds, self.spent.seconds + self.plan.report_every_s
         losses: list[float] = []
         while self._may_go_on(started):
@@ -160,7 +165,7 @@ class Trainer:
         """Write the checkpoint; an interrupted write leaves the previous one whole."""
         tensors = {f"weights.{name}": parameter.detach() for name, parameter in self.parameters.items()}
         tensors |= {f"average.{name}": value for name, value in self.average.items()}
-        tensors |= self._optimizer_tensors()
+        tensors |= self._optimizer_tensors() | self._buffers
         partial = self.folder / "state.partial"
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
         os.replace(partial, self.folder / "state.safetensors")
@@ -172,21 +177,26 @@ class Trainer:
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"weights.{name}"])
             self.average[name].copy_(tensors[f"average.{name}"])
+        for name, buffer in self._buffers.items():
+            buffer.copy_(tensors[name])
         for o, optimizer in enumerate(self._optimizers):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for p, parameter in enumerate(parameters):
                 prefix = f"optimizer.{o}.{p}."
                 found = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-                optimizer.state[parameter] = {name.removeprefix(prefix): value for name, value in found.items()}
+                optimizer.state[parameter] = {
+                    name.removeprefix(prefix): value for name, value in found.items()
+                }
 
 
 def load_average(folder: Path, modules: Mapping[str, nn.Module]) -> Spent:
     """Put the averaged weights of the run in `folder` into `modules`; returns what the run had spent."""
     tensors = load_file(folder / "state.safetensors")
     for prefix, module in modules.items():
-        start = f"average.{prefix}."
-        found = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-        missing = module.load_state_dict(found, strict=False)
-        if missing.unexpected_keys:
-            raise ValueError(f"{folder} holds other weights than {prefix}: {missing.unexpected_keys[:3]}")
+        found: dict[str, Tensor] = {}
+        for start in (f"average.{prefix}.", f"buffers.{prefix}."):
+            found |= {
+                name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)
+            }
+        module.load_state_dict(found)
     return Spent(**json.loads((folder / "state.json").read_text()))

@@ -1,7 +1,8 @@
 """The Muon optimiser for matrices and convolutions: momentum made orthogonal.
 
-After Keller Jordan, "Muon: an optimizer for hidden layers in neural networks" (2024). Its Newton-Schulz iteration
-runs here on the Gram matrix and on all parameters of one shape at once, which on a CPU is several times cheaper.
+After Keller Jordan, "Muon: an optimizer for hidden layers in neural networks" (2024). Its Newton-Schulz
+iteration runs here on the Gram matrix and on all parameters of one shape at once, which on a CPU is several
+times cheaper.
 """
 
 from collections import defaultdict
@@ -34,7 +35,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum whose update has an RMS of about 0.2 of the learning rate, whatever the matrix's shape."""
+    """Nesterov momentum whose update has an RMS of about 0.2 learning rates whatever the shape."""
 
     def __init__(
         self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
@@ -75,7 +76,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def split_parameters(module: nn.Module, excluded: tuple[str, ...] = ()) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters fit for Muon, and the others: vectors, slim matrices, and names that contain one of `excluded`."""
+    """Parameters fit for Muon, and the others: vectors, slim matrices, names with a part in `excluded`."""
     matrices: list[Tensor] = []
     others: list[Tensor] = []
     for name, parameter in module.named_parameters():

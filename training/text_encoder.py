@@ -1,16 +1,16 @@
 """The text encoder, taught alone to read captions before it ever meets a picture.
 
-CLIP's text model is causal, so the padding behind a prompt has seen all of it. Each of the last positions learns to
-say what one slot (the terrain, the houses, ...) is asked to be; the U-Net's cross-attention then finds attributes
-that are already bound to their objects.
+CLIP's text model is causal, so the padding behind a prompt has seen all of it. Each of the last positions
+learns to say what one slot (the terrain, the houses, ...) is asked to be; the U-Net's cross-attention then
+finds attributes that are already bound to their objects.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from training.loop import Metrics, Plan, Trainer
@@ -39,7 +39,7 @@ def build_text_encoder() -> CLIPTextModel:
 
 
 class SlotHeads(nn.Module):
-    """One linear reader for each slot: (n, slots, WIDTH) hidden states to the logits of its four attributes."""
+    """A linear reader for each slot: (n, slots, WIDTH) hidden states to logits of its attributes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class SlotHeads(nn.Module):
 
     def forward(self, hidden: Tensor) -> list[Tensor]:
         logits = torch.einsum("nsd,sdk->nsk", hidden, self.weight) + self.bias
-        return list(logits.split(SLOT_SIZES, dim=-1))
+        return list(torch.split(logits, list(SLOT_SIZES), dim=-1))
 
 
 def caption_slots(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -78,14 +78,20 @@ class SlotReading:
         chosen = torch.randint(len(self._ids), (self._batch_size,))
         slots = self._slots[chosen]
         logits = self._logits(sprinkle_unknown(self._ids[chosen], 0.15))
-        losses = [F.cross_entropy(part.flatten(0, 1), slots[:, :, k].flatten()) for k, part in enumerate(logits)]
+        losses = [
+            functional.cross_entropy(part.flatten(0, 1), slots[:, :, k].flatten())
+            for k, part in enumerate(logits)
+        ]
         return torch.stack(losses).sum()
 
     def validate(self) -> Metrics:
         ids, slots = self._validation
         read = torch.stack([part.argmax(-1) for part in self._logits(ids)], dim=-1)
         right = (read == slots).all(-1)
-        return {"slots_right": float(right.float().mean()), "captions_right": float(right.all(1).float().mean())}
+        return {
+            "slots_right": float(right.float().mean()),
+            "captions_right": float(right.all(1).float().mean()),
+        }
 
 
 def train_text_encoder(folder: Path, plan: Plan, captions: int = 40_000) -> Metrics:

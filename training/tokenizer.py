@@ -51,12 +51,28 @@ SYNONYMS: dict[str, str] = {
 }
 """Word of the vocabulary -> alternatives of a regular expression that mean it."""
 
+SKIPPED = FILLERS | {
+    "over",
+    "above",
+    "under",
+    "onto",
+    "upon",
+    "into",
+    "inside",
+    "from",
+    "there",
+    "is",
+    "are",
+    "of",
+    "side",
+}
+"""Small words that carry nothing for the model."""
+
 _DROPPED = (
     r"\b(?:without|no) (?:any )?mountains?\b",
     r"\b(?:a |an |the )?(?:picture|photo|painting|drawing|image|illustration) of\b",
-    r"\b(?:a|the) (?=meadow|desert|snow|sea|mountains|night|day|sunset|dawn|couple|pair|few|left|right|middle)",
-    r"\bof\b",
-    r"\b(?:side|hand side)\b",
+    r"\b(?:a|the) (?=meadow|desert|snow|sea|mountains|night|day|sunset|dawn|two|three|left|right|middle)",
+    r"\bhand side\b",
 )
 
 
@@ -67,7 +83,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     rules = [normalizers.Lowercase(), normalizers.Replace(Regex(r"[^a-z0-9, ]+"), " ")]
     rules += [normalizers.Replace(Regex(rf"\b(?:{words})\b"), word) for word, words in SYNONYMS.items()]
     rules += [normalizers.Replace(Regex(pattern), " ") for pattern in _DROPPED]
-    rules.append(normalizers.Replace(Regex(rf"\b(?:{'|'.join(sorted(FILLERS))})\b|,"), " "))
+    rules.append(normalizers.Replace(Regex(rf"\b(?:{'|'.join(sorted(SKIPPED))})\b|,"), " "))
     tokenizer.normalizer = normalizers.Sequence(rules)
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -99,5 +115,3 @@ def sprinkle_unknown(ids: Tensor, probability: float) -> Tensor:
     inserted = torch.where(column == at[:, None], UNKNOWN, shifted)
     chosen = (torch.rand(len(ids)) < probability) & (lengths < ids.shape[1])
     return torch.where(chosen[:, None], inserted, ids)
-
-

@@ -28,7 +28,8 @@ _MOUNTAIN_DEPTH = 0.08
 
 
 def _rows(canvas: Canvas) -> Floats:
-    return (np.arange(canvas.size_px, dtype=np.float32) + 0.5) / canvas.size_px
+    rows = (np.arange(canvas.size_px, dtype=np.float32) + 0.5) / canvas.size_px
+    return rows.astype(np.float32)
 
 
 def paint_sky(canvas: Canvas, rng: np.random.Generator, time: str, horizon: float) -> None:
@@ -100,7 +101,9 @@ def _ground_colours(canvas: Canvas, spec: Spec, horizon: float) -> tuple[Floats,
     return tinted[:, None].astype(np.float32), (0.12 + 0.88 * reach).astype(np.float32)
 
 
-def paint_ground(canvas: Canvas, rng: np.random.Generator, spec: Spec, horizon: float, light_x: float) -> None:
+def paint_ground(
+    canvas: Canvas, rng: np.random.Generator, spec: Spec, horizon: float, light_x: float
+) -> None:
     """Land with a gentle skyline, or a flat sea."""
     x = np.linspace(0, 1, 64)
     wave = np.zeros_like(x)
@@ -126,12 +129,18 @@ def _paint_waves(canvas: Canvas, rng: np.random.Generator, time: str, horizon: f
     for _ in range(int(rng.integers(8, 14))):
         reach = float(rng.random() ** 1.3)
         centre = (rng.random(), horizon + 0.015 + (1 - horizon) * reach)
-        canvas.ellipse(centre, (0.03 + 0.09 * reach, 0.004 + 0.004 * reach), Paint(colour=(222, 238, 252), shade=0, alpha=0.34))
+        canvas.ellipse(
+            centre,
+            (0.03 + 0.09 * reach, 0.004 + 0.004 * reach),
+            Paint(colour=(222, 238, 252), shade=0, alpha=0.34),
+        )
     if time == "day":
         return
     for step in range(6):
         glint = (light_x, horizon + 0.02 + (1 - horizon) * step / 7)
-        canvas.ellipse(glint, (rng.uniform(0.03, 0.07), 0.007), Paint(colour=(255, 236, 190), shade=0, alpha=0.45))
+        canvas.ellipse(
+            glint, (rng.uniform(0.03, 0.07), 0.007), Paint(colour=(255, 236, 190), shade=0, alpha=0.45)
+        )
 
 
 def _paint_tufts(canvas: Canvas, rng: np.random.Generator, spec: Spec, horizon: float) -> None:
@@ -147,6 +156,15 @@ def _paint_tufts(canvas: Canvas, rng: np.random.Generator, spec: Spec, horizon: 
         px, py = rng.random(), horizon + 0.06 + (1 - horizon) * rng.random()
         mark = Paint(colour=near * 0.86, shade=0, light=light, alpha=0.6)
         if spec.terrain == "meadow":
-            canvas.polygon([(px - 0.012, py), (px - 0.008, py - 0.026), (px, py - 0.008), (px + 0.008, py - 0.03), (px + 0.012, py)], mark)
+            canvas.polygon(
+                [
+                    (px - 0.012, py),
+                    (px - 0.008, py - 0.026),
+                    (px, py - 0.008),
+                    (px + 0.008, py - 0.03),
+                    (px + 0.012, py),
+                ],
+                mark,
+            )
         else:
             canvas.polygon(arc((px, py), (0.022, 0.005)), mark)

@@ -25,7 +25,7 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Paint:
-    """How a shape is filled: RGB in [0, 255], `shade` the fall from its lit to its dark side, `light` a tint."""
+    """How a shape is filled: RGB in [0, 255], `shade` its fall from lit to dark side, `light` a tint."""
 
     colour: ArrayLike
     shade: float = 0.25
@@ -44,7 +44,8 @@ class Paint:
 class Canvas:
     """Square picture in unit coordinates, (0, 0) top left and (1, 1) bottom right.
 
-    `image` is HWC float32 RGB in [0, 255]; `classes` and `instances` are HW uint8; `depth` is HW float32 in [0, 1].
+    `image` is HWC float32 RGB in [0, 255]; `classes` and `instances` are HW uint8; `depth` is HW float32 in
+    [0, 1].
     """
 
     def __init__(self, size_px: int) -> None:

@@ -1,7 +1,8 @@
 """What a scene may hold and how a caption says it.
 
-A scene is a terrain, a time of day, perhaps mountains, and one or two groups of like objects. Captions leave things
-out and vary their order, so that the text encoder meets the many ways of asking for the same scene.
+A scene is a terrain, a time of day, perhaps mountains, and one or two groups of like objects. Captions
+leave things out and vary their order, so that the text encoder meets the many ways of asking for the same
+scene.
 """
 
 from dataclasses import dataclass
@@ -119,12 +120,14 @@ class Spec:
     @property
     def held_out(self) -> bool:
         """Whether the scene holds a combination reserved for evaluation."""
-        return any((g.kind, g.colour, where) in HELD_OUT for g in self.groups for where in (self.terrain, self.time))
+        return any(
+            (g.kind, g.colour, where) in HELD_OUT for g in self.groups for where in (self.terrain, self.time)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """A caption and what it says: `slots` is (len(SLOTS), len(SLOT_ATTRIBUTES)) int8, 0 where it is silent."""
+    """A caption and what it says: `slots` is (SLOTS, SLOT_ATTRIBUTES) int8, 0 where it is silent."""
 
     text: str
     slots: NDArray[np.int8]
@@ -201,16 +204,21 @@ class _Speaker:
         phrases: list[str] = []
         if self.mentions(0.94):
             phrases.append(
-                {"meadow": "in a meadow", "desert": "in the desert", "snow": "in the snow", "sea": "on the sea"}[
-                    spec.terrain
-                ]
+                {
+                    "meadow": "in a meadow",
+                    "desert": "in the desert",
+                    "snow": "in the snow",
+                    "sea": "on the sea",
+                }[spec.terrain]
             )
             self._note("terrain", "count", 1 + TERRAINS.index(spec.terrain))
         if spec.mountains:
             phrases.append("with mountains")
             self._note("mountains", "count", 1)
         if self.mentions(0.94):
-            phrases.append({"day": "by day", "sunset": "at sunset", "night": "at night", "dawn": "at dawn"}[spec.time])
+            phrases.append(
+                {"day": "by day", "sunset": "at sunset", "night": "at night", "dawn": "at dawn"}[spec.time]
+            )
             self._note("time", "count", 1 + TIMES.index(spec.time))
         return phrases
 

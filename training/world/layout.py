@@ -53,7 +53,13 @@ def _propose(rng: np.random.Generator, group: Group, horizon: float, attempt: in
     low, high = POSITION_BANDS.get(group.position, (0.1, 0.9))
     x = rng.uniform(low, high)
     shrink = 0.95 ** (attempt // 4)
-    scale = HEIGHT[group.kind] * _SIZE_SCALE[group.size] * _COUNT_SCALE[group.count] * shrink * rng.uniform(0.94, 1.06)
+    scale = (
+        HEIGHT[group.kind]
+        * _SIZE_SCALE[group.size]
+        * _COUNT_SCALE[group.count]
+        * shrink
+        * rng.uniform(0.94, 1.06)
+    )
     if group.kind == "balloon":
         y = max(rng.uniform(0.3, horizon - 0.04), scale + 0.02)
         return Placed(kind=group.kind, colour=group.colour, x=x, y=y, h=scale, depth=0.3)

@@ -16,8 +16,9 @@ from training.world.sprites import RGB, SPRITES, Brush
 class Scene:
     """A drawn scene; all maps are (size, size).
 
-    `image` is HWC uint8 RGB. `classes` holds ids into `grammar.CLASSES`; `instances` numbers the objects from 1 in
-    the order of `objects`, 0 elsewhere; `depth` is float32 in [0, 1], 0 for the sky and 1 nearest.
+    `image` is HWC uint8 RGB. `classes` holds ids into `grammar.CLASSES`; `instances` numbers the objects
+    from 1 in the order of `objects`, 0 elsewhere; `depth` is float32 in [0, 1], 0 for the sky and 1
+    nearest.
     """
 
     image: NDArray[np.uint8]

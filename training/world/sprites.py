@@ -1,4 +1,4 @@
-"""The seven kinds of object, each drawn from a few shapes standing on (x, y) with height h, all in unit coordinates."""
+"""The seven kinds of object, each a few shapes standing on (x, y) with height h, in unit coordinates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +18,25 @@ RGB = {
     "pink": (246, 128, 184),
     "white": (244, 244, 244),
 }
-HEIGHT = {"house": 0.40, "tree": 0.44, "cactus": 0.40, "flower": 0.42, "car": 0.22, "boat": 0.42, "balloon": 0.40}
+HEIGHT = {
+    "house": 0.40,
+    "tree": 0.44,
+    "cactus": 0.40,
+    "flower": 0.42,
+    "car": 0.22,
+    "boat": 0.42,
+    "balloon": 0.40,
+}
 """Height of a single object in picture heights."""
-HALF_WIDTH = {"house": 0.60, "tree": 0.42, "cactus": 0.38, "flower": 0.34, "car": 1.06, "boat": 0.56, "balloon": 0.37}
+HALF_WIDTH = {
+    "house": 0.60,
+    "tree": 0.42,
+    "cactus": 0.38,
+    "flower": 0.34,
+    "car": 1.06,
+    "boat": 0.56,
+    "balloon": 0.37,
+}
 """Half the width of each kind, in its own heights."""
 
 _NIGHT_WINDOW = (255, 226, 120)
@@ -39,7 +55,9 @@ class Brush:
     mark: Mark
     night: bool
 
-    def paint(self, colour: ArrayLike, shade: float = 0.25, *, lit: bool = True, vertical: bool = False) -> Paint:
+    def paint(
+        self, colour: ArrayLike, shade: float = 0.25, *, lit: bool = True, vertical: bool = False
+    ) -> Paint:
         return Paint(colour=colour, shade=shade, light=self.light if lit else (1, 1, 1), vertical=vertical)
 
     def at(self, right: float, up: float) -> tuple[float, float]:
@@ -80,7 +98,12 @@ def _tree(b: Brush) -> None:
     b.shadow(0.55)
     b.shape([(-0.07, 0), (-0.045, 0.5), (0.045, 0.5), (0.07, 0)], b.paint((112, 76, 48)))
     colour = np.asarray(b.colour)
-    for right, up, radius, tone in ((-0.2, 0.5, 0.2, 0.9), (0.2, 0.52, 0.2, 0.86), (0, 0.72, 0.28, 1), (0, 0.5, 0.22, 0.95)):
+    for right, up, radius, tone in (
+        (-0.2, 0.5, 0.2, 0.9),
+        (0.2, 0.52, 0.2, 0.86),
+        (0, 0.72, 0.28, 1),
+        (0, 0.5, 0.22, 0.95),
+    ):
         b.disc(right, up, radius, b.paint(colour * tone, 0.3))
 
 

@@ -1,0 +1,200 @@
+"""The drawn world is exact and repeatable, and every part learns from its first steps."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoPipelineForText2Image
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+from training.autoencoder import cache_latents, load_autoencoder, train_autoencoder
+from training.dataset import Split, build, draw_scene, write_json
+from training.generator import train_generator
+from training.large_decoder import train_large_decoder
+from training.loop import Plan, learning_rate_factor
+from training.muon import orthogonalize
+from training.package import package_all
+from training.segmenter import train_segmenter
+from training.text_encoder import train_text_encoder
+from training.tokenizer import MAX_TOKENS, UNKNOWN, build_tokenizer, encode, sprinkle_unknown
+from training.world import CLASSES, KINDS, caption, sample_spec
+from training.world.grammar import FILLERS, HELD_OUT, KIND_COLOURS, TERRAIN_KINDS, TERRAINS, TIMES, VOCABULARY
+
+SCENES = range(200)
+
+
+def plan(max_steps: int, batch_size: int) -> Plan:
+    """A few steps at a nearly constant rate."""
+    return Plan(budget_s=600, batch_size=batch_size, warmup_steps=2, max_steps=max_steps, ema_decay=0.5)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A handful of scenes in each split."""
+    folder = tmp_path_factory.mktemp("data")
+    build(folder / "train", "train", 120, processes=1)
+    build(folder / "validation", "validation", 16, processes=1)
+    return folder
+
+
+def test_scenes_depend_on_seed_alone() -> None:
+    spec, scene, texts = draw_scene("train", 7)
+    again_spec, again, again_texts = draw_scene("train", 7)
+    assert (spec, texts) == (again_spec, again_texts)
+    assert np.array_equal(scene.image, again.image)
+    assert np.array_equal(scene.instances, again.instances)
+
+
+def test_splits_hold_different_scenes() -> None:
+    assert not np.array_equal(draw_scene("train", 7)[1].image, draw_scene("validation", 7)[1].image)
+
+
+def test_training_never_shows_held_out_combinations() -> None:
+    for index in SCENES:
+        spec, _, _ = draw_scene("train", index)
+        assert not spec.held_out
+        seen = {(g.kind, g.colour, where) for g in spec.groups for where in (spec.terrain, spec.time)}
+        assert not seen & HELD_OUT
+
+
+def test_held_out_combinations_can_be_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    assert all(sample_spec(rng, held_out=True).held_out for _ in range(20))
+
+
+def test_held_out_pairs_occur_in_training() -> None:
+    """Only whole combinations are new: each colour of a kind remains somewhere, and each place."""
+    for kind, colour, _ in HELD_OUT:
+        places = [terrain for terrain in TERRAINS if kind in TERRAIN_KINDS[terrain]]
+        allowed = {
+            (terrain, time)
+            for terrain in places
+            for time in TIMES
+            if not {(kind, colour, terrain), (kind, colour, time)} & HELD_OUT
+        }
+        assert colour in KIND_COLOURS[kind]
+        assert allowed
+
+
+def test_captions_speak_the_vocabulary() -> None:
+    known = set(VOCABULARY) | FILLERS
+    for index in SCENES:
+        for text in draw_scene("train", index)[2]:
+            assert set(re.findall(r"[a-z]+", text)) <= known
+
+
+def test_maps_agree_with_each_other() -> None:
+    for index in range(30):
+        spec, scene, _ = draw_scene("train", index)
+        assert len(scene.objects) == sum(group.count for group in spec.groups)
+        for number, item in enumerate(scene.objects, start=1):
+            kinds = np.unique(scene.classes[scene.instances == number])
+            assert [CLASSES[k] for k in kinds] == [item.kind]
+        assert not scene.instances[scene.classes < len(CLASSES) - len(KINDS)].any()
+        assert scene.depth[scene.classes == CLASSES.index("sky")].max() == 0
+        assert 0 <= scene.depth.min() <= scene.depth.max() <= 1
+
+
+def test_complete_captions_say_every_attribute() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        spec = sample_spec(rng)
+        text = caption(spec, rng, complete=True).text
+        for group in spec.groups:
+            assert group.colour in text
+            assert group.position in text
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("A HUGE crimson house!", "a large red house"),
+        ("2 cactuses at sundown in the Sahara", "two cacti sunset desert"),
+        ("an orange tree beside a lake", "a orange tree and sea"),
+        ("a photo of three hot-air balloons over the ocean", "three balloons sea"),
+        ("a boat in the centre, without mountains", "a boat middle"),
+    ],
+)
+def test_tokenizer_understands_synonyms(said: str, meant: str) -> None:
+    tokenizer = build_tokenizer()
+    assert tokenizer.convert_ids_to_tokens(tokenizer(said)["input_ids"])[1:-1] == meant.split()
+
+
+def test_tokenizer_marks_unknown_words() -> None:
+    assert encode(build_tokenizer(), ["a red zeppelin"])[0, 3] == UNKNOWN
+
+
+def test_unknown_words_are_inserted_before_the_end() -> None:
+    ids = encode(build_tokenizer(), ["a red house by day"] * 64)
+    sprinkled = sprinkle_unknown(ids, 1.0)
+    assert ((sprinkled == UNKNOWN).sum(1) == 1).all()
+    assert sprinkled.shape == (64, MAX_TOKENS)
+    for row, known in zip(sprinkled, ids, strict=True):
+        assert row[row != UNKNOWN][:7].tolist() == known[:7].tolist()
+
+
+def test_muon_levels_singular_values() -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 24, 96) * torch.logspace(0, -2, 96)
+    values = torch.linalg.svdvals(orthogonalize(matrices))
+    assert values.min() > 0.3
+    assert values.max() < 1.5
+
+
+def test_rate_warms_up_and_anneals() -> None:
+    assert learning_rate_factor(0.0, 0, 100) < 0.02
+    assert learning_rate_factor(0.0, 99, 100) == pytest.approx(1.0)
+    assert learning_rate_factor(1.0, 999, 100) == pytest.approx(0.01)
+
+
+def train_all(out: Path, data: Path, max_steps: int) -> None:
+    """Bring every part under `out` to `max_steps`."""
+    train_text_encoder(out / "text-encoder", plan(max_steps, 32), captions=400)
+    train_autoencoder(out / "autoencoder", data, plan(max_steps, 4))
+    train_large_decoder(out / "large-decoder", data, out / "autoencoder", plan(max_steps, 2))
+    train_segmenter(out / "segmenter", data, plan(max_steps, 4))
+    split = Split.open(data / "train")
+    cache_latents(load_autoencoder(out / "autoencoder"), split, out / "latents.npy")
+    train_generator(out / "generator", split, out / "latents.npy", out / "text-encoder", plan(max_steps, 8))
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every part after a few steps, stopped and taken up again on the way."""
+    out = tmp_path_factory.mktemp("runs")
+    train_all(out, data, 3)
+    train_all(out, data, 14)
+    return out
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("part", ["text-encoder", "autoencoder", "large-decoder", "segmenter", "generator"])
+def test_loss_falls_across_a_stop(trained: Path, part: str) -> None:
+    reports = [json.loads(line) for line in (trained / part / "log.jsonl").read_text().splitlines()]
+    assert [report["steps"] for report in reports] == [3, 14]
+    assert reports[1]["loss"] < reports[0]["loss"]
+
+
+def test_checkpoints_package_as_plain_models(trained: Path, tmp_path: Path) -> None:
+    write_json(trained / "generator" / "latents.json", {"scale": 1.0})
+    package_all(trained, tmp_path)
+    pipeline = AutoPipelineForText2Image.from_pretrained(
+        tmp_path / "toyworld",
+        torch_dtype=torch.float32,
+        safety_checker=None,
+        feature_extractor=None,
+        image_encoder=None,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("a red house by day", num_inference_steps=2, guidance_scale=3.0).images[0]
+    assert picture.size == (128, 128)
+    index = json.loads((tmp_path / "toyworld" / "model_index.json").read_text())
+    assert index["tokenizer"] == ["transformers", "PreTrainedTokenizerFast"]
+    segmenter = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "toyworld-classes")
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "toyworld-classes")
+    values = processor(images=picture, return_tensors="pt")["pixel_values"]
+    assert segmenter.float()(values).logits.shape == (1, len(CLASSES), 64, 64)
+    assert segmenter.config.id2label[0] == "sky"

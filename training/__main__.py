@@ -1,0 +1,194 @@
+"""Command line: one subcommand for each part, all resumable, each paid in minutes."""
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from training.dataset import Split, build, write_json
+from training.loop import Metrics, Plan
+from training.tokenizer import SKIPPED, SYNONYMS
+from training.world.grammar import VOCABULARY
+
+DEFAULT_OUT = Path("build/training")
+EXAMPLE_PROMPTS = (
+    "a red house on the left and two green trees in a meadow by day",
+    "a large yellow balloon on the right over the sea at sunset",
+    "three white boats on the sea with mountains at dawn",
+    "a blue car in the middle in the snow at night",
+    "two cacti and a red car on the right in the desert at sunset",
+    "three red flowers in a meadow with mountains by day",
+    "a large pink tree in the middle in a meadow at dawn",
+    "a yellow house on the right in the snow with mountains at night",
+    "two purple balloons over the desert by day",
+    "a red boat on the left and a yellow balloon on the right on the sea by day",
+    "an orange tree on the left and a white house on the right in a meadow at sunset",
+    "two blue houses in the snow with mountains at dawn",
+)
+_SHARES = {
+    "text-encoder": 0.02,
+    "autoencoder": 0.12,
+    "segmenter": 0.12,
+    "large-decoder": 0.1,
+    "generator": 0.64,
+}
+
+
+def minutes(text: str) -> float:
+    """Seconds of a duration like ``90s``, ``25m`` or ``2h``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 25m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _data(args: argparse.Namespace) -> None:
+    build(args.out / "data" / "validation", "validation", 1024, args.threads)
+    build(args.out / "data" / "train", "train", args.scenes, args.threads)
+
+
+def _tokenizer(args: argparse.Namespace) -> None:
+    from training.tokenizer import build_tokenizer
+
+    build_tokenizer().save_pretrained(args.out / "tokenizer")
+
+
+def _plan(
+    args: argparse.Namespace, batch_size: int, warmup_steps: int = 60, ema_decay: float = 0.995
+) -> Plan:
+    return Plan(
+        budget_s=args.budget,
+        batch_size=batch_size,
+        warmup_steps=warmup_steps,
+        ema_decay=ema_decay,
+        slice_s=args.slice,
+    )
+
+
+def _text_encoder(args: argparse.Namespace) -> Metrics:
+    from training.text_encoder import train_text_encoder
+
+    return train_text_encoder(args.out / "text-encoder", _plan(args, 128, warmup_steps=100))
+
+
+def _autoencoder(args: argparse.Namespace) -> Metrics:
+    from training.autoencoder import train_autoencoder
+
+    return train_autoencoder(args.out / "autoencoder", args.out / "data", _plan(args, 8))
+
+
+def _large_decoder(args: argparse.Namespace) -> Metrics:
+    from training.large_decoder import train_large_decoder
+
+    plan = _plan(args, 6)
+    return train_large_decoder(args.out / "large-decoder", args.out / "data", args.out / "autoencoder", plan)
+
+
+def _segmenter(args: argparse.Namespace) -> Metrics:
+    from training.segmenter import train_segmenter
+
+    return train_segmenter(args.out / "segmenter", args.out / "data", _plan(args, 8))
+
+
+def _generator(args: argparse.Namespace) -> Metrics:
+    from training.autoencoder import cache_latents, load_autoencoder
+    from training.generator import train_generator
+
+    split = Split.open(args.out / "data" / "train")
+    folder = args.out / "generator"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "latents.json").exists():
+        scale = cache_latents(load_autoencoder(args.out / "autoencoder"), split, folder / "latents.npy")
+        write_json(folder / "latents.json", {"scale": scale})
+    plan = _plan(args, 24, warmup_steps=150, ema_decay=0.998)
+    return train_generator(folder, split, folder / "latents.npy", args.out / "text-encoder", plan)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from training.autoencoder import load_autoencoder
+    from training.evaluate import contact_sheet, evaluate
+    from training.judge import Judge
+    from training.package import pipeline_of_runs
+    from training.segmenter import load_segmenter
+
+    judge = Judge(load_segmenter(args.out / "segmenter"))
+    small = load_autoencoder(args.out / "autoencoder")
+    scores, asked, pictures = evaluate(pipeline_of_runs(args.out), judge, small, args.prompts)
+    write_json(args.out / "evaluation" / "scores.json", scores)
+    prompts = [question.prompt for question in asked]
+    contact_sheet(pictures[:36], prompts[:36], args.out / "evaluation" / "sheet.png")
+    for subset in ("generated", "generated_unseen_combinations", "ceiling", "chance"):
+        print(subset, {aspect: cell["right"] for aspect, cell in scores[subset].items()})
+
+
+def _package(args: argparse.Namespace) -> None:
+    from training.package import package_all
+
+    package_all(args.out, args.ship)
+
+
+def _vocabulary(args: argparse.Namespace) -> None:
+    print(f"vocabulary = {json.dumps(list(VOCABULARY))}")
+    print(f"example_prompts = {json.dumps(list(EXAMPLE_PROMPTS), indent=4)}")
+    print(f"skipped_words = {json.dumps(sorted(SKIPPED))}")
+    print("\n[synonyms]")
+    for word, alternatives in SYNONYMS.items():
+        names = alternatives.replace("[- ]", " ").split("|")
+        print(f"{word} = {json.dumps(names)}")
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], Metrics | None]] = {
+    "data": _data,
+    "tokenizer": _tokenizer,
+    "text-encoder": _text_encoder,
+    "autoencoder": _autoencoder,
+    "segmenter": _segmenter,
+    "large-decoder": _large_decoder,
+    "generator": _generator,
+    "evaluate": _evaluate,
+    "package": _package,
+    "vocabulary": _vocabulary,
+}
+
+
+def _all(args: argparse.Namespace) -> None:
+    whole = args.budget
+    for name in ("data", "tokenizer", *_SHARES, "evaluate", "package"):
+        args.budget = whole * _SHARES.get(name, 0)
+        _run(name, args)
+
+
+def _run(name: str, args: argparse.Namespace) -> None:
+    metrics = _COMMANDS[name](args)
+    if metrics:
+        print(name, json.dumps(metrics))
+
+
+def main() -> None:
+    """Run one part, or all of them."""
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("part", choices=[*_COMMANDS, "all"])
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="where data, checkpoints and logs go")
+    parser.add_argument(
+        "--budget", type=minutes, default="25m", help="training time in all, as 90s, 25m or 2h"
+    )
+    parser.add_argument("--slice", type=minutes, default="1000h", help="stop after this much, to go on later")
+    parser.add_argument("--threads", type=int, default=2, help="threads, or processes that draw")
+    parser.add_argument("--scenes", type=int, default=40_000, help="scenes to draw for training")
+    parser.add_argument("--prompts", type=int, default=192, help="prompts to judge")
+    parser.add_argument(
+        "--ship", type=Path, default=Path("worker/pixelkiln_worker/embedded"), help="shipped models"
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.part == "all":
+        _all(args)
+    else:
+        _run(args.part, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Puts trained parts together as the worker ships them: plain diffusers and transformers models in fp16."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from transformers import SegformerImageProcessorPil
+
+from training.dataset import IMAGE_PX, write_json
+from training.generator import load_generator
+from training.large_decoder import load_large_autoencoder
+from training.segmenter import DEVIATION, MEAN, load_segmenter
+from training.tokenizer import build_tokenizer
+
+TOKENIZER_CLASS = "PreTrainedTokenizerFast"
+"""transformers 5 would write a class name that older readers lack."""
+
+
+def build_scheduler() -> DPMSolverMultistepScheduler:
+    """A second-order solver for rectified flow; 12 to 16 steps suffice."""
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=1000,
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=2.0,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        final_sigmas_type="zero",
+        steps_offset=1,  # what StableDiffusionPipeline insists on; flow sigmas do not read it
+    )
+
+
+def build_pipeline(generator: Path, large_decoder: Path, latent_scale: float) -> StableDiffusionPipeline:
+    """The text-to-image pipeline from the averaged weights of two runs, in fp32."""
+    unet, text_encoder = load_generator(generator)
+    vae = load_large_autoencoder(large_decoder)
+    vae.register_to_config(scaling_factor=latent_scale)
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=build_tokenizer(),
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def package_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Save `pipeline` to `folder` as fp16 safetensors that diffusers' Auto classes load."""
+    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    _edit_json(folder / "model_index.json", lambda index: index["tokenizer"].__setitem__(1, TOKENIZER_CLASS))
+    tokenizer_class = {"tokenizer_class": TOKENIZER_CLASS}
+    _edit_json(folder / "tokenizer" / "tokenizer_config.json", lambda config: config.update(tokenizer_class))
+    # diffusers writes this entry, and warns of it when it reads it back
+    _edit_json(folder / "vae" / "config.json", lambda config: config.pop("block_out_channels", None))
+
+
+def _edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    write_json(path, content)
+
+
+def package_segmenter(run: Path, folder: Path) -> None:
+    """Save the segmenter of `run` to `folder` in fp16, with the processor that scales pictures for it."""
+    load_segmenter(run).to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    side = {"height": IMAGE_PX, "width": IMAGE_PX}
+    processor = SegformerImageProcessorPil(size=side, image_mean=list(MEAN), image_std=list(DEVIATION))
+    processor.save_pretrained(folder)
+
+
+def pipeline_of_runs(out: Path) -> StableDiffusionPipeline:
+    """The pipeline from the checkpoints under `out`, however far they are."""
+    scale = json.loads((out / "generator" / "latents.json").read_text())["scale"]
+    return build_pipeline(out / "generator", out / "large-decoder", scale)
+
+
+def package_all(out: Path, ship: Path) -> None:
+    """Ship both models of the checkpoints under `out`, with what was measured beside them."""
+    package_pipeline(pipeline_of_runs(out), ship / "toyworld")
+    package_segmenter(out / "segmenter", ship / "toyworld-classes")

@@ -1,0 +1,149 @@
+"""What is where: a small SegFormer for the drawn world, shipped, and judge of the generator."""
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from training.dataset import Split
+from training.loop import Metrics, Plan, Trainer, load_average
+from training.muon import Muon, split_parameters
+from training.world.grammar import CLASSES, FIRST_OBJECT_CLASS
+
+MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+_LOGIT_STRIDE = 2
+_VALIDATION = 96
+_SMALL_THINGS_WEIGHT = 2.0
+
+
+def build_segmenter() -> SegformerForSemanticSegmentation:
+    """A SegFormer whose logits come at half the picture's sides, fine enough for clean masks at 128 px."""
+    config = SegformerConfig(
+        num_encoder_blocks=4,
+        depths=[1, 1, 2, 2],
+        sr_ratios=[8, 4, 2, 1],
+        hidden_sizes=[16, 32, 64, 128],
+        patch_sizes=[5, 3, 3, 3],
+        strides=[_LOGIT_STRIDE, 2, 2, 2],
+        num_attention_heads=[1, 2, 4, 8],
+        mlp_ratios=[2, 2, 2, 2],
+        decoder_hidden_size=64,
+        hidden_dropout_prob=0.0,
+        classifier_dropout_prob=0.0,
+        drop_path_rate=0.0,
+        num_labels=len(CLASSES),
+        id2label=dict(enumerate(CLASSES)),
+        label2id={name: index for index, name in enumerate(CLASSES)},
+    )
+    return SegformerForSemanticSegmentation(config)
+
+
+def pixel_values(images: NDArray[np.uint8]) -> Tensor:
+    """(n, H, W, 3) uint8 to the model's (n, 3, H, W) float32."""
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
+
+
+def spoil(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Blur, speckle, tint or compress a picture, as generators, scalers and JPEG do."""
+    if rng.random() < 0.25:
+        side = int(rng.integers(48, 112))
+        small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+    if rng.random() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.6))).astype(np.uint8)
+    if rng.random() < 0.4:
+        gain = rng.uniform(0.85, 1.15, 3) * rng.uniform(0.85, 1.15)
+        noise = rng.normal(0, rng.uniform(0, 14), image.shape)
+        image = np.clip(image * gain + noise + rng.uniform(-12, 12), 0, 255).astype(np.uint8)
+    if rng.random() < 0.2:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "JPEG", quality=int(rng.integers(25, 85)))
+        image = np.asarray(Image.open(buffer))
+    return image
+
+
+def confusion(read: NDArray[np.integer], true: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Counts of (true, read) class pairs, (classes, classes)."""
+    pairs = true.astype(np.int64).ravel() * len(CLASSES) + read.astype(np.int64).ravel()
+    return np.bincount(pairs, minlength=len(CLASSES) ** 2).reshape(len(CLASSES), len(CLASSES))
+
+
+def intersection_over_union(counts: NDArray[np.int64]) -> dict[str, float]:
+    """IoU of each class that occurs."""
+    hits = np.diag(counts)
+    union = counts.sum(0) + counts.sum(1) - hits
+    return {name: float(hits[k] / union[k]) for k, name in enumerate(CLASSES) if union[k]}
+
+
+class Labelling:
+    """The segmenter's task: the class of every pixel, from spoilt pictures."""
+
+    def __init__(
+        self, model: SegformerForSemanticSegmentation, train: Split, validation: Split, batch_size: int
+    ) -> None:
+        self._model, self._train, self._validation, self._batch_size = model, train, validation, batch_size
+        self._rng = np.random.default_rng()
+        self._weight = torch.ones(len(CLASSES))
+        self._weight[CLASSES.index("sun") :] = _SMALL_THINGS_WEIGHT
+
+    def loss(self, fraction: float) -> Tensor:
+        indices = self._rng.integers(len(self._train), size=self._batch_size)
+        images, labels = [], []
+        for index in indices:
+            flip = 1 if self._rng.random() < 0.5 else -1
+            images.append(spoil(np.ascontiguousarray(self._train.images[index][:, ::flip]), self._rng))
+            labels.append(self._train.classes[index][::_LOGIT_STRIDE, ::flip][:, ::_LOGIT_STRIDE])
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self._model(pixel_values(np.stack(images))).logits  # (n, classes, H/2, W/2)
+        return functional.cross_entropy(
+            logits.float(), torch.from_numpy(np.stack(labels)).long(), self._weight
+        )
+
+    def validate(self) -> Metrics:
+        counts = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
+        for start in range(0, min(_VALIDATION, len(self._validation)), 32):
+            read = classify(self._model, self._validation.images[start : start + 32])
+            counts += confusion(read, self._validation.classes[start : start + 32])
+        scores = intersection_over_union(counts)
+        objects = [scores[name] for name in CLASSES[FIRST_OBJECT_CLASS:] if name in scores]
+        return {
+            "mean_iou": float(np.mean(list(scores.values()))),
+            "object_iou": float(np.mean(objects)),
+            "pixels_right": float(np.diag(counts).sum() / counts.sum()),
+        }
+
+
+@torch.no_grad()
+def classify(model: SegformerForSemanticSegmentation, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Class ids, (n, H, W), of (n, H, W, 3) uint8 pictures."""
+    logits = model(pixel_values(images)).logits
+    full = functional.interpolate(logits, size=images.shape[1:3], mode="bilinear", align_corners=False)
+    return full.argmax(1).numpy().astype(np.uint8)
+
+
+def train_segmenter(folder: Path, data: Path, plan: Plan) -> Metrics:
+    """Train into `folder`; the checkpoint holds ``segmenter`` and its batch-norm statistics."""
+    torch.manual_seed(0)
+    model = build_segmenter()
+    matrices, others = split_parameters(model, excluded=("classifier",))
+    optimizers = [
+        Muon(matrices, lr=3e-3),
+        torch.optim.AdamW(others, 2e-3, betas=(0.9, 0.98), weight_decay=1e-4),
+    ]
+    trainer = Trainer(folder, plan, {"segmenter": model}, optimizers)
+    task = Labelling(model, Split.open(data / "train"), Split.open(data / "validation"), plan.batch_size)
+    return trainer.run(task.loss, task.validate)
+
+
+def load_segmenter(folder: Path) -> SegformerForSemanticSegmentation:
+    """The averaged segmenter of the run in `folder`."""
+    model = build_segmenter()
+    load_average(folder, {"segmenter": model})
+    return model.eval()
