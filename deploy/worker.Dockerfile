@@ -12,11 +12,9 @@ COPY deploy/wheels/ /wheels/
 COPY pyproject.toml constraints.txt deploy/requirements.py ./
 ARG TORCH_BUILD=cpu
 ARG PIP_EXTRA_INDEX_URL=
-# The pin without its local part: `2.13.0+cpu` satisfies `2.13.0` and wins where both are offered.
 RUN if [ "$TORCH_BUILD" = cpu ]; then links="--find-links /wheels"; else links=; unset PIP_EXTRA_INDEX_URL; fi \
-    && sed 's/^\(torch==[^+]*\)+.*/\1/' constraints.txt > pins.txt \
     && python requirements.py worker > requirements.txt \
-    && pip install $links -r requirements.txt -c pins.txt
+    && pip install $links -r requirements.txt -c constraints.txt
 COPY README.md LICENSE ./
 COPY shared/ shared/
 COPY producer/ producer/
