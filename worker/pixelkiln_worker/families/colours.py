@@ -23,7 +23,7 @@ _HUES = (  # upper end of the hue angle in degrees; red wraps round
     (108, "yellow"),
     (168, "green"),
     (225, "teal"),
-    (292, "blue"),
+    (308, "blue"),
     (328, "purple"),
     (361, "pink"),
 )
@@ -63,7 +63,9 @@ def palette(lab: Lab, colours: int, *, thumbnail_px: int = 256) -> NDArray[np.fl
     different = len(np.unique(samples.round(), axis=0))
     cv2.setRNGSeed(1)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 40, 0.2)
-    count = max(1, min(colours, different))
+    count = min(colours, different)
+    if count == 1:
+        return samples.mean(0, keepdims=True)
     _, _, centres = cv2.kmeans(samples, count, None, criteria, 3, cv2.KMEANS_PP_CENTERS)
     return np.asarray(centres, np.float32)
 

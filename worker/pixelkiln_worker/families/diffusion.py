@@ -18,6 +18,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import AutoPipelineForText2Image
 from numpy.typing import NDArray
 
@@ -190,8 +191,9 @@ def load(entry: ModelEntry, device: Device) -> Diffusion:
         ModelUnavailable: the weights are missing, damaged or not a text-to-image pipeline.
     """
     found = weights.resolve(entry)
-    diffusers.utils.logging.set_verbosity_error()  # its logs repeat prompts
-    diffusers.utils.logging.disable_progress_bar()
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()  # their logs repeat prompts
+        library.utils.logging.disable_progress_bar()
     with weights.loading(entry):
         pipe = AutoPipelineForText2Image.from_pretrained(
             str(found.folder),
