@@ -111,6 +111,14 @@ class BulkResource(Resource):
     ids: list[str]
 
 
+class PipelineResource(Resource):
+    """The answer to `POST /v1/pipelines`: `steps` maps each step's id to its job's; `jobs` in the order of steps."""
+
+    group: str
+    steps: dict[str, str]
+    jobs: list[JobResource]
+
+
 class UploadResource(Resource):
     """A picture stored for later jobs. Width and height are pixels after EXIF orientation."""
 

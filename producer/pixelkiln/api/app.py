@@ -1,0 +1,135 @@
+"""The application: parts made, routers mounted, guards put around them, sweeps begun."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pixelkiln.api import files, groups, jobs, models, openapi, status, uploads
+from pixelkiln.api.auth import AuthGuard, Gate
+from pixelkiln.api.body import BodyGuard
+from pixelkiln.api.envelope import Envelope
+from pixelkiln.api.errors import of_http, of_parameters, problem
+from pixelkiln.api.events import Watcher
+from pixelkiln.api.probe import Probe
+from pixelkiln.api.services import Muster, Services
+from pixelkiln.producer import Producer
+from pixelkiln_shared.bells import CeleryBells, make_app
+from pixelkiln_shared.catalogue import Catalogue
+from pixelkiln_shared.errors import PixelkilnError
+from pixelkiln_shared.fleet import Fleet
+from pixelkiln_shared.ledger import RedisLedger, redis_client
+from pixelkiln_shared.settings import Settings
+from pixelkiln_shared.storage import open_storage
+
+SWEEP_S = 5.0
+
+_log = structlog.get_logger("pixelkiln.api")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the API over the Redis and the storage that the settings name. Nothing is connected to yet.
+
+    Raises:
+        Misconfigured: the storage URL or the catalogue is wrong.
+    """
+    services = _services(settings)
+    app = FastAPI(
+        title="Pixelkiln",
+        version=version("pixelkiln"),
+        description="Pictures generated and segmented by the thousand, on your own machines.",
+        lifespan=_lifespan,
+        docs_url=None,  # the framework's pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    for part in (jobs, groups, uploads, files, models, status):
+        app.include_router(part.router)
+    openapi.install(app)
+    app.add_exception_handler(PixelkilnError, _ours)
+    app.add_exception_handler(HTTPException, _https)
+    app.add_exception_handler(RequestValidationError, _parameters)
+    # The last one added is the outermost.
+    app.add_middleware(BodyGuard, max_bytes=settings.max_body_bytes)
+    app.add_middleware(AuthGuard, gate=services.gate)
+    app.add_middleware(Envelope)
+    return app
+
+
+def _services(settings: Settings) -> Services:
+    secret = settings.secret.get_secret_value().encode() or secrets.token_bytes(32)
+    client = redis_client(settings)
+    muster = Muster(Fleet(client))
+    ledger = RedisLedger(client, retention_s=settings.retention_s)
+    storage = open_storage(settings, secret=secret)
+    producer = Producer(
+        settings,
+        ledger=ledger,
+        storage=storage,
+        bells=CeleryBells(make_app(settings), client),
+        catalogue=Catalogue.load(settings.catalogue, stub=settings.stub),
+        served_lanes=muster.served_lanes,
+    )
+    return Services(
+        settings=settings,
+        producer=producer,
+        muster=muster,
+        gate=Gate(settings, secret),
+        watcher=Watcher(settings, ledger),
+        probe=Probe(lambda: ledger.counts("default"), storage.check),
+        secret=secret,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    async with services.watcher.running():
+        sweeping = asyncio.create_task(_sweep(services.producer))
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sweeping
+
+
+async def _sweep(producer: Producer) -> None:
+    """Take part in the sweeps for as long as the process lives; whatever goes wrong, the next one comes."""
+    while True:
+        try:
+            await run_in_threadpool(producer.sweep)
+        except PixelkilnError as error:
+            _log.warning("sweep failed", reason=str(error))
+        except Exception:  # noqa: BLE001 - a sweep that stops for good would strand jobs
+            _log.exception("sweep failed")
+        await asyncio.sleep(SWEEP_S)
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PixelkilnError)  # noqa: S101 - registered for it
+    return problem(error, request)
+
+
+async def _https(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+    answer = problem(of_http(error), request)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _parameters(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
+    return problem(of_parameters(error, request), request)

@@ -1,0 +1,148 @@
+"""Following jobs: waiting for their end, and streams of server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+import redis.asyncio
+from starlette.concurrency import run_in_threadpool
+
+from pixelkiln.resources import JobResource
+from pixelkiln_shared.errors import PixelkilnError
+from pixelkiln_shared.events import Event, EventReader
+from pixelkiln_shared.ledger import async_redis_client
+from pixelkiln_shared.ledger.contract import Ledger, Record
+from pixelkiln_shared.settings import Settings
+
+HEARTBEAT_S = 15.0  # below the idle time of proxies, and how late a lost event is noticed
+RECHECK_S = 2.0  # a waiter looks for itself now and then: an event may be lost, a wait must not
+
+_EVENT_ID = re.compile(r"\d{1,20}-\d{1,20}")
+
+View = Callable[[Record], JobResource]
+
+
+class Watcher:
+    """Follows jobs on behalf of HTTP clients, all of them through one reader of the event streams."""
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._reader: EventReader | None = None
+        self._client: redis.asyncio.Redis | None = None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Hold the reader for as long as the application lives."""
+        async with async_redis_client(self._settings) as client:
+            self._client, self._reader = client, EventReader(client)
+            try:
+                yield
+            finally:
+                await self._reader.aclose()
+
+    async def ended(self, job_id: str, seconds: float) -> None:
+        """Return when the job has ended, or after `seconds`."""
+        deadline = time.monotonic() + seconds
+        pause_s = max(0.05, min(RECHECK_S, seconds))
+        async with self._subscription(job_id, None) as events, _ticking(events, pause_s) as ticks:
+            async for event in ticks:
+                if event is None or event.type == "status":
+                    record = await run_in_threadpool(self._ledger.get, job_id)
+                    if record.status.terminal or time.monotonic() >= deadline:
+                        return
+
+    async def stream(self, job_id: str, after: str | None, view: View) -> AsyncIterator[str]:
+        """Yield a job's event stream: a snapshot, what follows (or was missed since `after`), heartbeats.
+
+        It ends with the job, or with an `error` event when Redis goes away; the client then resumes.
+        """
+        after = after if after is not None and _EVENT_ID.fullmatch(after) else None
+        try:
+            async with self._subscription(job_id, after) as events, _ticking(events, HEARTBEAT_S) as ticks:
+                async for text in self._told(job_id, after, ticks, view):
+                    yield text
+        except PixelkilnError as error:
+            yield _text("error", {"code": error.code, "message": "the stream broke; connect again"}, None)
+
+    async def _told(
+        self, job_id: str, after: str | None, ticks: AsyncIterator[Event | None], view: View
+    ) -> AsyncIterator[str]:
+        since = after or await self._now()
+        seen = await run_in_threadpool(self._snapshot, job_id, view)
+        yield _text("status", _plain(seen), since)
+        if seen.status.terminal:
+            return
+        await anext(ticks)  # the first tick is the snapshot
+        async for event in ticks:
+            if event is not None and event.type != "status":
+                yield _text(event.type, event.data, event.id)
+                continue
+            found = await run_in_threadpool(self._snapshot, job_id, view)
+            if event is not None or found.status is not seen.status:
+                yield _text("status", _plain(found), event.id if event else None)
+            else:
+                yield ": heartbeat\n\n"
+            seen = found
+            if seen.status.terminal:
+                return
+
+    def _snapshot(self, job_id: str, view: View) -> JobResource:
+        return view(self._ledger.get(job_id))
+
+    async def _now(self) -> str:
+        """Return an event id just before this moment by Redis's clock: to resume from it misses nothing."""
+        assert self._client is not None  # noqa: S101 - running
+        seconds, micros = await self._client.time()
+        return f"{int(seconds) * 1_000 + int(micros) // 1_000 - 1}-0"
+
+    def _subscription(
+        self, job_id: str, after: str | None
+    ) -> contextlib.AbstractAsyncContextManager[AsyncIterator[Event]]:
+        assert self._reader is not None  # noqa: S101 - running
+        return self._reader.subscribe(job_id, after)
+
+
+def _ticking(
+    events: AsyncIterator[Event], seconds: float
+) -> contextlib.AbstractAsyncContextManager[AsyncIterator[Event | None]]:
+    """Give the events, first of all a None, and another whenever nothing came for `seconds`."""
+    return contextlib.aclosing(_ticks(events, seconds))
+
+
+async def _ticks(events: AsyncIterator[Event], seconds: float) -> AsyncGenerator[Event | None, None]:
+    yield None
+    pending = asyncio.ensure_future(anext(events))
+    try:
+        while True:
+            done, _ = await asyncio.wait({pending}, timeout=seconds)
+            if not done:
+                yield None
+                continue
+            try:
+                event = pending.result()
+            except StopAsyncIteration:
+                return
+            pending = asyncio.ensure_future(anext(events))
+            yield event
+    finally:
+        pending.cancel()
+        with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+            await pending
+
+
+def _plain(resource: JobResource) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(resource.model_dump_json())
+    return data
+
+
+def _text(kind: str, data: dict[str, Any], identity: str | None) -> str:
+    """Return one server-sent event; JSON in ASCII has no line breaks to escape."""
+    head = f"id: {identity}\n" if identity else ""
+    return f"{head}event: {kind}\ndata: {json.dumps(data)}\n\n"

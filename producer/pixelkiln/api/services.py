@@ -1,0 +1,60 @@
+"""What the routers share, made once a process and found in `app.state`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from pixelkiln.api.auth import Gate
+from pixelkiln.api.events import Watcher
+from pixelkiln.api.probe import Probe
+from pixelkiln.producer import Producer
+from pixelkiln_shared.fleet import Fleet, WorkerInfo
+from pixelkiln_shared.settings import Settings
+
+FLEET_S = 1.0  # how old the list of workers may be: it is asked for with every job
+
+
+class Muster:
+    """The fleet, read at most once a second."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._read: tuple[float, list[WorkerInfo]] = (float("-inf"), [])
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the live workers."""
+        at, workers = self._read
+        if time.monotonic() - at > FLEET_S:
+            workers = self._fleet.workers()
+            self._read = (time.monotonic(), workers)
+        return workers
+
+    def served_lanes(self) -> frozenset[str]:
+        """Return the lanes that at least one ready worker serves."""
+        return frozenset(lane for info in self.workers() if info.state == "ready" for lane in info.lanes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """The parts behind the routes. `secret` signs cursors, sessions and a folder's links."""
+
+    settings: Settings
+    producer: Producer
+    muster: Muster
+    gate: Gate
+    watcher: Watcher
+    probe: Probe
+    secret: bytes = field(repr=False)
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Parts = Annotated[Services, Depends(_services)]

@@ -1,0 +1,253 @@
+"""Input pictures: from a reference in a request to an object of the job's own, or another job's artifact."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pixelkiln.validation import validate, wrong
+from pixelkiln_shared import keys
+from pixelkiln_shared.catalogue import Catalogue
+from pixelkiln_shared.errors import InvalidImage, InvalidInput, NotFound, UnknownModel
+from pixelkiln_shared.jobs import (
+    ImageRef,
+    InlineRef,
+    JobRef,
+    JobSpec,
+    Kind,
+    ObjectRef,
+    Result,
+    Role,
+    SegmentInput,
+    Status,
+    StoredRef,
+    UploadRef,
+    UrlRef,
+)
+from pixelkiln_shared.ledger.contract import Ledger, Record
+from pixelkiln_shared.pictures import CheckedPicture, PictureLimits, open_picture
+from pixelkiln_shared.storage.contract import Storage
+
+_REFERENCES: dict[str, type[UploadRef | JobRef | UrlRef | InlineRef]] = {
+    "upload": UploadRef,
+    "job": JobRef,
+    "url": UrlRef,
+    "base64": InlineRef,
+}
+_JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
+_UPLOAD_ID = re.compile(r"upl_[0-9a-hjkmnp-tv-z]{26}")
+
+# The artifacts of each kind that are pictures. `image` of a segment job is its own input: what one re-runs.
+_PICTURES = {
+    Kind.GENERATE: (Role.IMAGE,),
+    Kind.SEGMENT: (Role.IMAGE, Role.MASK, Role.OVERLAY, Role.CUTOUT),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """Whose job this is and where in the request it stands; `siblings` are jobs written together with it."""
+
+    tenant: str
+    group: str | None = None
+    at: str = ""
+    siblings: Mapping[str, JobSpec] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a picture comes from. Width and height are pixels, None while nobody can know them.
+
+    Exactly one of `data` (bytes to store) and `reference` (another job's artifact) is set.
+    """
+
+    width: int | None
+    height: int | None
+    world: str = ""
+    data: bytes | None = None
+    media_type: str = ""
+    reference: JobRef | None = None
+
+
+class Inputs:
+    """Reads references against the storage and the ledger. Thread-safe."""
+
+    def __init__(self, catalogue: Catalogue, ledger: Ledger, storage: Storage, limits: PictureLimits) -> None:
+        self._catalogue = catalogue
+        self._ledger = ledger
+        self._storage = storage
+        self._limits = limits
+
+    def read(self, raw: Mapping[str, Any], at: str) -> SegmentInput:
+        """Validate a segment input; the reference by its own form, so that an error names one field.
+
+        Raises:
+            InvalidInput: as `validate`, or `invalid_reference`.
+        """
+        image = raw.get("image")
+        if isinstance(image, Mapping):
+            form = next((form for name, form in _REFERENCES.items() if name in image), None)
+            if form is None:
+                known = list(_REFERENCES)
+                raise wrong(
+                    "invalid_reference", f"{at}/image", "a picture is one of the known forms", known=known
+                )
+            raw = {**raw, "image": validate(form, image, at=f"{at}/image")}
+        elif "image" in raw:
+            raise wrong(
+                "invalid_type", f"{at}/image", 'a picture is an object, such as {"upload": "upl_..."}'
+            )
+        return validate(SegmentInput, raw, at=at)
+
+    def look(self, reference: ImageRef, order: Order, at: str) -> Source:
+        """Find the picture and its size; nothing is stored yet.
+
+        Raises:
+            InvalidInput, InvalidImage, NotFound: the reference leads to no picture of this tenant.
+        """
+        if isinstance(reference, UrlRef):
+            raise wrong("url_not_allowed", f"{at}/url", "no host is allowed for URLs: upload the picture")
+        if isinstance(reference, InlineRef):
+            picture = self._inline(reference.base64, at)
+            return Source(
+                width=picture.width, height=picture.height, data=picture.data, media_type=picture.media_type
+            )
+        if isinstance(reference, UploadRef):
+            return self._uploaded(reference.upload, order.tenant, at)
+        return self._artifact(reference, order, at)
+
+    def keep(self, source: Source, key: str) -> tuple[StoredRef, tuple[str, ...]]:
+        """Store the picture under the job's own key; returns the reference and the keys written."""
+        if source.data is None:
+            assert source.reference is not None  # noqa: S101 - the invariant of Source
+            return source.reference, ()
+        stored = self._storage.put(key, source.data, media_type=source.media_type)
+        assert source.width is not None  # noqa: S101 - bytes have a size
+        assert source.height is not None  # noqa: S101
+        assert stored.sha256 is not None  # noqa: S101
+        made = ObjectRef(object=key, sha256=stored.sha256, width=source.width, height=source.height)
+        return made, (key,)
+
+    def upload(self, data: bytes, tenant: str) -> tuple[str, str, CheckedPicture]:
+        """Check and store a picture for later jobs; returns its id, its SHA-256 and the picture.
+
+        Raises:
+            InvalidImage: not a picture we open.
+        """
+        picture = open_picture(data, self._limits)
+        upload_id = keys.new_id("upl")
+        key = keys.upload_key(tenant, upload_id)
+        stored = self._storage.put(key, picture.data, media_type=picture.media_type)
+        facts = {"width": picture.width, "height": picture.height, "media_type": picture.media_type}
+        # The facts come last: an upload without them was cut short and does not exist.
+        self._storage.put(f"{key}.json", json.dumps(facts).encode(), media_type="application/json")
+        assert stored.sha256 is not None  # noqa: S101 - our own put
+        return upload_id, stored.sha256, picture
+
+    def _inline(self, text: str, at: str) -> CheckedPicture:
+        if len(text) * 3 // 4 > self._limits.max_bytes + 3:
+            raise wrong(
+                "image_too_large",
+                f"{at}/base64",
+                "the picture has too many bytes",
+                max=self._limits.max_bytes,
+            )
+        try:
+            data = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise wrong(
+                "invalid_base64", f"{at}/base64", "not base64; send the bare text, without a `data:` prefix"
+            ) from error
+        try:
+            return open_picture(data, self._limits)
+        except InvalidImage as error:
+            error.pointer = f"{at}/base64"
+            raise
+
+    def _uploaded(self, upload_id: str, tenant: str, at: str) -> Source:
+        missing = NotFound("no such upload, or it has expired", pointer=f"{at}/upload")
+        if not _UPLOAD_ID.fullmatch(upload_id):
+            raise missing
+        key = keys.upload_key(tenant, upload_id)
+        try:
+            facts = json.loads(self._storage.get(f"{key}.json"))
+            data = self._storage.get(key)
+        except NotFound as error:
+            raise missing from error
+        return Source(width=facts["width"], height=facts["height"], data=data, media_type=facts["media_type"])
+
+    # -------------------------------------------------------------------------------------------- other jobs
+
+    def _artifact(self, reference: JobRef, order: Order, at: str) -> Source:
+        parent, record = self._parent(reference.job, order, at)
+        if reference.role not in _PICTURES[parent.kind]:
+            roles = [role.value for role in _PICTURES[parent.kind]]
+            raise wrong(
+                "invalid_reference", f"{at}/role", f"a {parent.kind} job has no such picture", known=roles
+            )
+        if parent.kind is Kind.SEGMENT and reference.role is Role.IMAGE:
+            return self._same_input(parent, reference, order, at)
+        if record is not None and record.status.terminal and record.status is not Status.SUCCEEDED:
+            raise wrong("parent_failed", f"{at}/job", f"that job has {record.status}: it has no picture")
+        width, height = _picture_size(parent, record, reference, at)
+        return Source(width=width, height=height, world=self._world(parent), reference=reference)
+
+    def _parent(self, job_id: str, order: Order, at: str) -> tuple[JobSpec, Record | None]:
+        sibling = order.siblings.get(job_id)
+        if sibling is not None:
+            return sibling, None
+        try:
+            if not _JOB_ID.fullmatch(job_id):
+                raise NotFound("no such job")
+            record = self._ledger.get(job_id)
+            if record.tenant != order.tenant:
+                raise NotFound("no such job")
+        except NotFound as error:
+            raise NotFound("no such job", pointer=f"{at}/job") from error
+        return JobSpec.model_validate_json(record.spec), record
+
+    def _same_input(self, parent: JobSpec, reference: JobRef, order: Order, at: str) -> Source:
+        """The picture another segment job took apart: copied, or waited for as that job did."""
+        if reference.index:
+            raise wrong("out_of_range", f"{at}/index", "that job has one input picture", min=0, max=0)
+        image = parent.input["image"]
+        if "job" in image:
+            return self._artifact(JobRef(**image), order, at)
+        stored = ObjectRef(**image)
+        try:
+            data = self._storage.get(stored.object)
+        except NotFound as error:
+            raise NotFound("that job's input is gone", pointer=f"{at}/job") from error
+        head = self._storage.head(stored.object)
+        media_type = head.media_type if head else "image/png"
+        return Source(width=stored.width, height=stored.height, data=data, media_type=media_type)
+
+    def _world(self, parent: JobSpec) -> str:
+        try:
+            return self._catalogue.get(parent.model).world if parent.kind is Kind.GENERATE else ""
+        except UnknownModel:
+            return ""  # the catalogue has changed since
+
+
+def _picture_size(
+    parent: JobSpec, record: Record | None, reference: JobRef, at: str
+) -> tuple[int | None, int | None]:
+    """Return width and height of another job's picture as far as they are known; check that it will exist."""
+    if parent.kind is Kind.GENERATE and reference.index >= parent.rows:
+        raise wrong(
+            "out_of_range", f"{at}/index", "that job makes fewer pictures", min=0, max=parent.rows - 1
+        )
+    if record is not None and record.result is not None:
+        made = Result.model_validate_json(record.result).artifacts
+        found = [a for a in made if a.role is reference.role and a.index == reference.index]
+        if not found:
+            raise InvalidInput("that job has no such picture", code="out_of_range", pointer=f"{at}/index")
+        return found[0].width, found[0].height
+    if parent.kind is Kind.GENERATE:
+        return parent.input["width"], parent.input["height"]
+    return None, None

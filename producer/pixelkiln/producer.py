@@ -1,0 +1,375 @@
+"""The one door: everything that puts a job into the queue goes through `Producer`.
+
+A submit is intake, then the ledger, then the bells, in this order. The ledger's write is the moment of
+acceptance: a bell that cannot be rung afterwards costs seconds (the sweep rings it), never a job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import structlog
+
+from pixelkiln.inputs import Inputs, Order
+from pixelkiln.intake import Intake, Prepared
+from pixelkiln.pipelines import prepare_steps
+from pixelkiln.validation import MAX_ERRORS, fault, invalid
+from pixelkiln_shared import keys
+from pixelkiln_shared.bells import Bells, CeleryBells, make_app
+from pixelkiln_shared.catalogue import Catalogue
+from pixelkiln_shared.errors import (
+    InvalidRequest,
+    NotFound,
+    PixelkilnError,
+    QueueFull,
+    StorageUnavailable,
+    Unavailable,
+)
+from pixelkiln_shared.jobs import JobRequest, Kind, Status
+from pixelkiln_shared.ledger import open_ledger, redis_client
+from pixelkiln_shared.ledger.contract import Group, Idempotency, Ledger, Page, Reaped, Record
+from pixelkiln_shared.pictures import CheckedPicture, PictureLimits
+from pixelkiln_shared.settings import Settings
+from pixelkiln_shared.settings import settings as process_settings
+from pixelkiln_shared.storage import open_storage
+from pixelkiln_shared.storage.contract import Storage
+
+CHUNK = 1_000  # jobs a ledger call of `submit_many`: a few MB in flight, whatever the number of rows
+
+_JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
+_GROUP_ID = re.compile(r"grp_[0-9a-hjkmnp-tv-z]{26}")
+
+# Refusals that are certain: nothing was written. After `RedisUnavailable` nobody knows, so inputs stay.
+_REFUSALS = (InvalidRequest, NotFound, QueueFull)
+
+_log = structlog.get_logger(__name__)
+
+Request = JobRequest | Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accepted:
+    """What a submit came to: the ids in order; `replayed` when an earlier one with the same key made them."""
+
+    ids: tuple[str, ...]
+    group: str | None = None
+    replayed: bool = False
+
+
+class Producer:
+    """Submits jobs and moves them about on behalf of tenants. Thread-safe.
+
+    Left out, the parts are made from the settings (`PIXELKILN_*`): Redis for the ledger and the bells, the
+    storage the workers share. Every method may raise `RedisUnavailable` and `StorageUnavailable`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        ledger: Ledger | None = None,
+        storage: Storage | None = None,
+        bells: Bells | None = None,
+        catalogue: Catalogue | None = None,
+        served_lanes: Callable[[], frozenset[str]] | None = None,
+    ) -> None:
+        self.settings = settings or process_settings()
+        self.ledger = ledger or open_ledger(self.settings)
+        self.storage = storage or open_storage(self.settings)
+        self.catalogue = catalogue or Catalogue.load(self.settings.catalogue, stub=self.settings.stub)
+        self._bells = bells or CeleryBells(make_app(self.settings), redis_client(self.settings))
+        self._served_lanes = served_lanes
+        self._inputs = Inputs(self.catalogue, self.ledger, self.storage, picture_limits(self.settings))
+        self._intake = Intake(self.catalogue, self._inputs)
+
+    # ------------------------------------------------------------------------------------- submit
+
+    def submit(
+        self, request: Request, *, tenant: str = "default", idempotency: Idempotency | None = None
+    ) -> Record:
+        """Accept one job and return its record.
+
+        Raises:
+            InvalidInput, InvalidImage, UnknownModel: the request is wrong; nothing was accepted.
+            NotFound: it refers to a job, group or upload that does not exist.
+            IdempotencyKeyReused: the key came before with another request.
+            QueueFull: too many jobs wait.
+        """
+        accepted = self.accept(request, tenant=tenant, idempotency=idempotency)
+        return self.ledger.get(accepted.ids[0])
+
+    def accept(
+        self,
+        request: Request,
+        *,
+        tenant: str = "default",
+        idempotency: Idempotency | None = None,
+        need_worker: bool = False,
+    ) -> Accepted:
+        """As `submit`, but say whether the answer is a replay.
+
+        Args:
+            need_worker: refuse a job that no live worker would run (`Unavailable`, `no_worker_for_model`).
+        """
+        order = Order(tenant=tenant)
+        prepared = self._intake.prepare(request, order)
+        with self._removed_on_refusal([prepared]):
+            check_group(prepared.job.group)
+            if need_worker and not self.served(prepared.job.lane):
+                raise Unavailable(f"no live worker serves {prepared.spec.model}", code="no_worker_for_model")
+            return self._write([prepared], idempotency)
+
+    def submit_many(
+        self,
+        requests: Iterable[Request],
+        *,
+        tenant: str = "default",
+        group: str | None = None,
+        chunk: int = CHUNK,
+    ) -> tuple[str, list[str]]:
+        """Accept any number of jobs as one group, chunk by chunk; returns the group's id and the jobs' ids.
+
+        Raises:
+            PixelkilnError: as `submit`. Chunks before the fault stay accepted: `error.detail` has `group` and
+                `accepted`, how many rows from the start need not be sent again.
+        """
+        group = group or keys.new_id("grp")
+        check_group(group)
+        ids: list[str] = []
+        rows = iter(requests)
+        try:
+            while batch := [
+                self._intake.prepare(row, Order(tenant=tenant, group=group, at=f"/{len(ids) + index}"))
+                for index, row in enumerate(islice(rows, chunk))
+            ]:
+                with self._removed_on_refusal(batch):
+                    ids += self._write(batch, None).ids
+        except PixelkilnError as error:
+            error.detail |= {"group": group, "accepted": len(ids)}
+            raise
+        return group, ids
+
+    def submit_group(
+        self,
+        requests: Sequence[Request],
+        *,
+        tenant: str = "default",
+        group: str | None = None,
+        idempotency: Idempotency | None = None,
+        at: str = "",
+    ) -> Accepted:
+        """Accept a list of jobs as one group: all or none.
+
+        Raises:
+            InvalidInput: some rows are wrong; `detail["errors"]` names up to `MAX_ERRORS` faults by pointer.
+        """
+        group = group or keys.new_id("grp")
+        check_group(group)
+        batch = self._prepare_all(requests, tenant, group, at)
+        with self._removed_on_refusal(batch):
+            return self._write(batch, idempotency)
+
+    def submit_pipeline(
+        self,
+        steps: Sequence[Mapping[str, Any]],
+        *,
+        tenant: str = "default",
+        idempotency: Idempotency | None = None,
+        at: str = "",
+    ) -> Accepted:
+        """Accept jobs of which later ones take earlier ones' pictures; all or none, as one group.
+
+        Raises:
+            InvalidInput: as `submit`, and `invalid_step` for a step or reference that cannot be.
+        """
+        order = Order(tenant=tenant, group=keys.new_id("grp"), at=at)
+        batch: list[Prepared] = []
+        with self._removed_on_refusal(batch):
+            prepare_steps(self._intake, steps, order, into=batch)
+            return self._write(batch, idempotency)
+
+    def upload(self, data: bytes, *, tenant: str = "default") -> tuple[str, str, CheckedPicture]:
+        """Check and store a picture for later jobs; returns its id, its SHA-256 and the picture.
+
+        Raises:
+            InvalidImage: not a picture we open.
+        """
+        return self._inputs.upload(data, tenant)
+
+    # ------------------------------------------------------------------------------------- look and move
+
+    def get(self, job_id: str, tenant: str = "default") -> Record:
+        """Return a job of this tenant.
+
+        Raises:
+            NotFound: no such job, or somebody else's.
+        """
+        if not _JOB_ID.fullmatch(job_id):
+            raise NotFound("no such job")
+        record = self.ledger.get(job_id)
+        if record.tenant != tenant:
+            raise NotFound("no such job")
+        return record
+
+    def jobs(
+        self,
+        tenant: str = "default",
+        *,
+        status: Status | None = None,
+        kind: Kind | None = None,
+        group: str | None = None,
+        limit: int = 50,
+        after: int | None = None,
+    ) -> Page:
+        """List a tenant's jobs, newest first."""
+        if group is not None and not _GROUP_ID.fullmatch(group):
+            return Page(records=(), after=None)
+        return self.ledger.jobs(tenant, status=status, kind=kind, group=group, limit=limit, after=after)
+
+    def cancel(self, job_id: str, tenant: str = "default") -> Record:
+        """Ask a job to end; asking twice, or of an ended job, changes nothing.
+
+        Raises:
+            NotFound: no such job.
+        """
+        self.get(job_id, tenant)
+        self.ledger.cancel(job_id)
+        return self.ledger.get(job_id)
+
+    def retry(self, job_id: str, tenant: str = "default") -> Record:
+        """Put a failed, canceled or expired job back into its queue.
+
+        Raises:
+            NotFound: no such job.
+            AlreadyTerminal: it has succeeded, or it has not ended.
+        """
+        lane = self.get(job_id, tenant).lane
+        self.ledger.retry(job_id)
+        self._ring({lane})
+        return self.ledger.get(job_id)
+
+    def delete(self, job_id: str, tenant: str = "default") -> None:
+        """Forget an ended job: its record, its input and its artifacts.
+
+        Raises:
+            NotFound: no such job.
+            AlreadyTerminal: it has not ended (`not_terminal`).
+        """
+        self.get(job_id, tenant)
+        self.ledger.delete(job_id)
+        for stored in self.storage.list(keys.job_prefix(tenant, job_id)):
+            self.storage.delete(stored.key)
+
+    def group(self, group_id: str, tenant: str = "default") -> Group:
+        """Return a group's counters.
+
+        Raises:
+            NotFound: no such group, or somebody else's.
+        """
+        if not _GROUP_ID.fullmatch(group_id):
+            raise NotFound("no such group")
+        group = self.ledger.group(group_id)
+        if group.tenant != tenant:
+            raise NotFound("no such group")
+        return group
+
+    def cancel_group(self, group_id: str, tenant: str = "default") -> Group:
+        """Cancel every unfinished job of a group.
+
+        Raises:
+            NotFound: no such group.
+        """
+        self.group(group_id, tenant)
+        while self.ledger.cancel_group(group_id):
+            pass
+        return self.ledger.group(group_id)
+
+    def served(self, lane: str) -> bool:
+        """Whether a live worker serves this lane; True where nobody told us how to know."""
+        return self._served_lanes is None or lane in self._served_lanes()
+
+    def sweep(self) -> Reaped:
+        """Take back what dead workers held and ring for what waits: the share of every process that can."""
+        reaped = self.ledger.reap()
+        if reaped.lanes:
+            self._bells.ring(reaped.lanes)
+        return reaped
+
+    # ------------------------------------------------------------------------------------- inside
+
+    def _prepare_all(self, requests: Sequence[Request], tenant: str, group: str, at: str) -> list[Prepared]:
+        batch: list[Prepared] = []
+        found: list[dict[str, Any]] = []
+        for index, request in enumerate(requests):
+            try:
+                batch.append(
+                    self._intake.prepare(request, Order(tenant=tenant, group=group, at=f"{at}/{index}"))
+                )
+            except (InvalidRequest, NotFound) as error:
+                found += error.detail.get("errors") or [
+                    fault(error.code, error.pointer or f"{at}/{index}", error.message, **error.detail)
+                ]
+            if len(found) >= MAX_ERRORS:
+                break
+        if found:
+            self._remove(batch)
+            raise invalid(found)
+        return batch
+
+    def _write(self, batch: Sequence[Prepared], idempotency: Idempotency | None) -> Accepted:
+        submitted = self.ledger.submit(
+            [prepared.job for prepared in batch],
+            idempotency=idempotency,
+            max_waiting=self.settings.max_queue,
+        )
+        if submitted.replayed:
+            self._remove(batch)
+            first = self.ledger.get(submitted.ids[0]) if submitted.ids else None
+            return Accepted(ids=submitted.ids, group=first.group if first else None, replayed=True)
+        self._ring({prepared.job.lane for prepared in batch})
+        return Accepted(ids=submitted.ids, group=batch[0].job.group if batch else None)
+
+    def _ring(self, lanes: set[str]) -> None:
+        try:
+            self._bells.ring({lane.lane: lane.waiting for lane in self.ledger.lanes() if lane.lane in lanes})
+        except Unavailable as error:
+            _log.warning("bells not rung; the sweep will", lanes=sorted(lanes), reason=str(error))
+
+    @contextlib.contextmanager
+    def _removed_on_refusal(self, batch: Sequence[Prepared]) -> Iterator[None]:
+        try:
+            yield
+        except _REFUSALS:
+            self._remove(batch)
+            raise
+
+    def _remove(self, batch: Sequence[Prepared]) -> None:
+        """Remove what was stored for jobs that were not accepted; what cannot be removed is swept later."""
+        for prepared in batch:
+            for key in prepared.stored:
+                with contextlib.suppress(StorageUnavailable):
+                    self.storage.delete(key)
+
+
+def picture_limits(settings: Settings) -> PictureLimits:
+    """Return what the settings allow of a picture from outside."""
+    return PictureLimits(
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_image_pixels,
+        max_side_px=settings.max_image_side_px,
+    )
+
+
+def check_group(group: str | None) -> None:
+    """Check that a group id is one: a new one, or one whose owner the ledger compares.
+
+    Raises:
+        NotFound: not an id of a group.
+    """
+    if group is not None and not _GROUP_ID.fullmatch(group):
+        raise NotFound("no such group", pointer="/group")
