@@ -27,8 +27,7 @@ def png_file(
     *,
     depth: int = 8,
     chunks: Sequence[Chunk] = (),
-    strategy: int = zlib.Z_RLE,
-    level: int = 1,
+    flat: bool = False,
 ) -> bytes:
     """Return a whole PNG file.
 
@@ -39,9 +38,9 @@ def png_file(
         rows: filtered rows in any portions, each row its filter type byte and then the filtered samples.
         depth: bits a sample.
         chunks: further chunks as (type, data), put before the picture: palette, text.
-        strategy: zlib's; run-length suits filtered photographs, the default suits flat masks.
-        level: zlib's, 0 to 9.
+        flat: whether the picture is a drawing or a mask: smaller then by a general search for repeats.
     """
+    level, strategy = (4, zlib.Z_DEFAULT_STRATEGY) if flat else (1, zlib.Z_RLE)
     packer = zlib.compressobj(level, zlib.DEFLATED, 15, 9, strategy)
     packed = [packer.compress(portion) for portion in rows]
     packed.append(packer.flush())
