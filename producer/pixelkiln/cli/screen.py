@@ -56,8 +56,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for number, row in enumerate(cells):
         padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         if number:
-            padded = [click.style(cell, fg=COLOURS.get(cell.strip())) for cell in padded]
+            padded = [_coloured(cell) for cell in padded]
         click.echo("  ".join(padded).rstrip())
+
+
+def _coloured(cell: str) -> str:
+    colour = COLOURS.get(cell.strip())
+    return click.style(cell, fg=colour) if colour else cell
 
 
 def shorten(text: str, width: int) -> str:
