@@ -12,6 +12,7 @@ import click
 import pytest
 from pydantic import SecretStr
 
+from pixelkiln.api.app import create_app
 from pixelkiln.cli import main
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.settings import Settings
@@ -86,6 +87,23 @@ def test_every_command_is_documented() -> None:
     text = (ROOT / "docs/cli.md").read_text("utf-8")
     missing = [name for name in main.list_commands(click.Context(main)) if f"`pixelkiln {name}" not in text]
     assert not missing
+
+
+def test_every_address_is_documented_and_no_other(tmp_path: Path) -> None:
+    settings = Settings(redis_url="redis://127.0.0.1:1/0", storage_url=f"file://{tmp_path}")
+    paths = create_app(settings).openapi()["paths"]
+    real = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    text = (ROOT / "docs/http-api.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `([A-Z]+ /\S*)` \|", text, re.MULTILINE)) == real
+
+
+def test_every_error_code_of_the_documents_is_in_the_code() -> None:
+    sources = [path.read_text("utf-8") for path in tracked() if path.suffix in {".py", ".lua"}]
+    known = {word for text in sources for word in re.findall(r"[\"']([a-z_]+)[\"']", text)}
+    errors = (ROOT / "docs/http-api.md").read_text("utf-8").partition("## Errors")[2]
+    shown = set(re.findall(r"`([a-z]+_[a-z_]+)`", errors)) - {"request_id"}
+    assert len(shown) > 30
+    assert shown <= known
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
