@@ -21,6 +21,7 @@ _DIM = 0.55  # of the brightness of what no segment covers
 _GOLDEN = 0.61803398875
 _FEATHER = 0.8  # standard deviation in pixels of a cut-out's edge
 _SPECK_SHARE = 0.002
+_FRAME_SHARE = 0.3
 
 
 def overlay(image: Pixels, ids: NDArray[np.uint16]) -> Pixels:
@@ -78,23 +79,27 @@ def selected(
         found: the segmentation.
         places: the region of each segment.
         asked: whether the job named what it wants (labels, boxes, points): then each segment is a picture of
-            its own, the largest `MAX_CUTOUTS`. Otherwise the whole things are one picture: the segments that
-            do not touch the edge and are no specks, or, with none, the largest that leaves something out.
+            its own, the largest `MAX_CUTOUTS`. Otherwise one picture shows the foreground: all segments that
+            stay clear of the picture's frame and are no specks; with none such, the largest segment that holds
+            only a small part of the frame.
     """
-    height, width = found.ids.shape
     there = sorted((s for s in found.segments if s.id in places), key=lambda s: -places[s.id].area_px)
     if asked:
         return tuple((segment,) for segment in there[:MAX_CUTOUTS])
-    whole = []
-    for segment in there:
-        x, y, w, h = places[segment.id].bbox
-        inside = x > 0 and y > 0 and x + w < width and y + h < height
-        if inside and places[segment.id].area_px >= _SPECK_SHARE * height * width:
-            whole.append(segment)
+    held = _frame_share(found.ids)
+    least_px = _SPECK_SHARE * found.ids.size
+    whole = tuple(s for s in there if s.id not in held and places[s.id].area_px >= least_px)
     if whole:
-        return (tuple(whole),)
-    part = [s for s in there if places[s.id].area_px < 0.9 * height * width]
-    return ((part[0],),) if part else ()
+        return (whole,)
+    partly = (s for s in there if held.get(s.id, 0.0) <= _FRAME_SHARE)
+    return tuple((segment,) for segment in partly)[:1]
+
+
+def _frame_share(ids: NDArray[np.uint16]) -> dict[int, float]:
+    """Return which part of the outermost pixels each segment holds, 0 to 1; those that hold none are absent."""
+    frame = np.concatenate((ids[0], ids[-1], ids[:, 0], ids[:, -1]))
+    numbers, counts = np.unique(frame, return_counts=True)
+    return dict(zip(numbers.tolist(), (counts / frame.size).tolist(), strict=True))
 
 
 def cutout(image: Pixels, ids: NDArray[np.uint16], segments: tuple[Segment, ...]) -> Pixels:
