@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from pixelkiln_shared.catalogue import ModelEntry
-from pixelkiln_shared.errors import ModelUnavailable
+from pixelkiln_shared.catalogue import Catalogue, ModelEntry
+from pixelkiln_shared.errors import Misconfigured, ModelUnavailable
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families.contract import Model
 
@@ -33,3 +33,17 @@ def load(entry: ModelEntry, device: Device) -> Model:
     device.settle()
     model: Model = module.load(entry, device)
     return model
+
+
+def servable(catalogue: Catalogue, wished: str = "") -> tuple[ModelEntry, ...]:
+    """Return the entries a worker serves: those of `wished` (comma-separated ids), or all of known families.
+
+    Raises:
+        Misconfigured: an id in `wished` is not in the catalogue, or of a family that no worker has.
+    """
+    mine = {entry.id: entry for entry in catalogue if entry.family in FAMILIES}
+    names = [name.strip() for name in wished.split(",") if name.strip()]
+    unknown = [name for name in names if name not in mine]
+    if unknown:
+        raise Misconfigured(f"PIXELKILN_WORKER_MODELS: {unknown[0]!r} is none of {', '.join(sorted(mine))}")
+    return tuple(mine[name] for name in names) if names else tuple(mine.values())

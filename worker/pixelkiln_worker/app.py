@@ -1,0 +1,170 @@
+"""The Celery app of a worker process: `celery -A pixelkiln_worker.app worker --pool threads`.
+
+Importing it is light; the process boots when Celery says `worker_init`, hears bells from `worker_ready` on,
+and drains when Celery is told to stop.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import structlog
+from celery import signals
+
+from pixelkiln_shared import logs, pictures
+from pixelkiln_shared.bells import CeleryBells, lane_queue, make_app
+from pixelkiln_shared.catalogue import Catalogue, ModelEntry
+from pixelkiln_shared.errors import Misconfigured, ModelUnavailable, Unavailable
+from pixelkiln_shared.fleet import Fleet
+from pixelkiln_shared.ledger import check_redis, open_ledger, redis_client
+from pixelkiln_shared.settings import Settings, settings
+from pixelkiln_shared.storage import open_storage
+from pixelkiln_worker import device, families, firing, tasks
+from pixelkiln_worker.compute import Compute
+from pixelkiln_worker.firing import Workshop
+from pixelkiln_worker.held import Held
+from pixelkiln_worker.lifecycle import Lifecycle, Ringer
+from pixelkiln_worker.residency import Residency
+from pixelkiln_worker.telemetry import Telemetry
+from pixelkiln_worker.turns import Turns
+
+log = structlog.get_logger(__name__)
+
+EXIT_MISCONFIGURED = 2
+EXIT_UNAVAILABLE = 69
+HANDS = 8  # transfers side by side: enough to hide a store's latency behind a batch of eight
+SWITCH_S = 0.001  # Python's 5 ms between threads is long against a step of a small model
+
+
+def served(settings: Settings) -> dict[str, ModelEntry]:
+    """Return what a worker with these settings serves, by lane.
+
+    Raises:
+        Misconfigured: the catalogue or the wished models are wrong.
+    """
+    catalogue = Catalogue.load(settings.catalogue, stub=settings.stub)
+    entries = families.servable(catalogue, settings.worker_models)
+    return {f"{kind}.{entry.id}": entry for entry in entries for kind in entry.kinds}
+
+
+class Process:
+    """One worker process: built at boot, never before, so that `celery inspect` stays light."""
+
+    def __init__(self) -> None:
+        self._shop: Workshop | None = None
+        self._life: Lifecycle | None = None
+
+    def fire(self) -> str:
+        """Run one batch."""
+        return "not ready" if self._shop is None else firing.fire(self._shop)
+
+    def boot(self, settings: Settings, lanes: dict[str, ModelEntry]) -> None:
+        """Build the workshop, start its loops, load the models that are likely to be asked for.
+
+        Raises:
+            Misconfigured: a setting, or Redis's, is wrong.
+            Unavailable: Redis or the store does not answer.
+        """
+        client = redis_client(settings)
+        for warning in check_redis(client):
+            log.warning("Redis", warning=warning)
+        ledger, storage = open_ledger(settings), open_storage(settings)
+        ringer = Ringer(ledger, CeleryBells(app, client), lanes)
+        chosen = device.pick(settings)
+        turns = Turns()
+        self._shop = shop = Workshop(
+            worker_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}",
+            lease_s=settings.lease_s,
+            lanes=lanes,
+            ledger=ledger,
+            storage=storage,
+            device=chosen,
+            thread=device.DeviceThread(),
+            residency=Residency(chosen),
+            compute=Compute(turns.progress, chosen.free_caches),
+            turns=turns,
+            held=Held(ledger),
+            telemetry=Telemetry(),
+            hands=ThreadPoolExecutor(HANDS, thread_name_prefix="hands"),
+            decode=pictures.decode,
+            ring_soon=ringer.nudge,
+            draining=threading.Event(),
+        )
+        fleet = Fleet(client)
+        self._life = Lifecycle(shop, ringer=ringer, fleet=fleet, client=client, settings=settings)
+        self._life.start()
+        warm_up(shop, all_of_them=bool(settings.worker_models))
+
+    def ready(self) -> None:
+        """Bells are heard from now on."""
+        if self._life is not None:
+            self._life.ready()
+
+    def drain(self) -> None:
+        """Stop claiming; end what runs, or give it back."""
+        if self._life is not None:
+            self._life.drain()
+
+    def stop(self) -> None:
+        """The last call: say goodbye."""
+        if self._life is not None:
+            self._life.stop()
+
+
+def warm_up(shop: Workshop, *, all_of_them: bool) -> None:
+    """Load the models this worker was told to serve, or the defaults; one that fails stops no other."""
+    entries = {entry.id: entry for entry in shop.lanes.values() if all_of_them or entry.default_for}
+    for entry in entries.values():
+        try:
+            shop.thread.run(partial(shop.residency.use, entry))
+        except ModelUnavailable as error:
+            log.error("a model is not available", model=entry.id, error=error.message)
+
+
+process = Process()
+app = make_app(settings())
+app.conf.task_queues = [lane_queue(lane) for lane in served(settings())]
+tasks.register(app, process.fire)
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: Any) -> None:
+    logs.configure(settings())
+
+
+@signals.worker_init.connect
+def _boot(sender: Any, **_: Any) -> None:
+    logs.configure(settings())
+    sys.setswitchinterval(SWITCH_S)
+    heard = sender.app.amqp.queues.consume_from
+    lanes = {lane: entry for lane, entry in served(settings()).items() if lane in heard}
+    try:
+        process.boot(settings(), lanes)
+    except Misconfigured as error:
+        log.error("cannot start", error=error.message)
+        raise SystemExit(EXIT_MISCONFIGURED) from error
+    except Unavailable as error:
+        log.error("cannot start yet", error=error.message)
+        raise SystemExit(EXIT_UNAVAILABLE) from error
+
+
+@signals.worker_ready.connect
+def _ready(**_: Any) -> None:
+    process.ready()
+
+
+@signals.worker_shutting_down.connect
+def _drain(**_: Any) -> None:
+    process.drain()
+
+
+@signals.worker_shutdown.connect
+def _stop(**_: Any) -> None:
+    process.stop()

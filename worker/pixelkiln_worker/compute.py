@@ -1,0 +1,142 @@
+"""One batch on the device: whole if it fits, else in parts; one bad job never takes others with it."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from pixelkiln_shared.errors import JobCanceled, OutOfMemory
+from pixelkiln_worker.families.contract import Model, Outcome, Task
+from pixelkiln_worker.held import HeldJob
+
+log = structlog.get_logger(__name__)
+
+_KEYS_KEPT = 256
+_OOM_NAMES = frozenset({"OutOfMemoryError", "MemoryError", "_ArrayMemoryError"})  # torch, Python, numpy
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """A held job with what the model needs of it and, at last, what it came to. Times are milliseconds."""
+
+    job: HeldJob
+    task: Task
+    outcome: Outcome | Exception | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A forward pass under way; `began` is monotonic seconds."""
+
+    jobs: tuple[HeldJob, ...]
+    began: float
+
+
+class BatchWatch:
+    """The running model's line to the outside: notes steps, lets unwanted jobs leave, never waits."""
+
+    def __init__(self, jobs: Sequence[HeldJob], on_step: Callable[[int, int], None]) -> None:
+        self._jobs = list(jobs)
+        self._on_step = on_step
+
+    def step(self, step: int, steps: int) -> None:
+        """See `families.contract.Watch`."""
+        self._on_step(step, steps)
+        for job in [job for job in self._jobs if not job.wanted]:
+            job.at_boundary = True
+            self._jobs.remove(job)
+        for job in self._jobs:
+            job.step, job.steps = step, steps
+        if not self._jobs:
+            raise JobCanceled
+
+
+class Compute:
+    """Runs batches, on the device thread; remembers how many jobs of a batch key the memory holds.
+
+    Attributes:
+        current: the forward pass under way, for the watchdog; None when the device is idle.
+    """
+
+    def __init__(self, on_step: Callable[[int, int], None], free_caches: Callable[[], None]) -> None:
+        self._on_step = on_step
+        self._free_caches = free_caches
+        self._fits: OrderedDict[str, int] = OrderedDict()
+        self.current: Run | None = None
+
+    def run(self, model: Model, works: Sequence[Work], *, key: str, make_room: Callable[[], None]) -> None:
+        """Give every work its outcome; those that left on the way have none.
+
+        Args:
+            key: the batch key, by which a size that did not fit is remembered.
+            make_room: unloads other models, for a job that does not even fit alone.
+        """
+        size = self._fits.get(key, len(works))
+        for first in range(0, len(works), size):
+            self._attempt(model, works[first : first + size], key, make_room)
+
+    def _attempt(self, model: Model, works: Sequence[Work], key: str, make_room: Callable[[], None]) -> None:
+        works = [work for work in works if work.job.wanted]
+        if not works:
+            return
+        error = self._run_once(model, works)
+        # from here on the traceback is dropped: its frames hold the tensors that filled the memory
+        if error is None:
+            return
+        if type(error).__name__ in _OOM_NAMES:
+            self._after_out_of_memory(model, works, key, make_room)
+        elif len(works) == 1:
+            works[0].outcome = error
+        else:
+            log.warning("a batch failed; its jobs run one by one", jobs=[work.job.id for work in works])
+            for work in works:
+                self._attempt(model, [work], key, make_room)
+
+    def _run_once(self, model: Model, works: Sequence[Work]) -> Exception | None:
+        jobs = [work.job for work in works]
+        watch = BatchWatch(jobs, self._on_step)
+        for job in jobs:
+            job.started = True
+        self.current = Run(tuple(jobs), time.monotonic())
+        try:
+            outcomes = model.run([work.task for work in works], watch)
+            for work, outcome in zip(works, outcomes, strict=True):
+                work.outcome = outcome
+        except JobCanceled:
+            return None
+        except Exception as error:
+            log.warning("the model raised", jobs=[work.job.id for work in works], exc_info=True)
+            return error.with_traceback(None)
+        finally:
+            self.current = None
+        return None
+
+    def _after_out_of_memory(
+        self, model: Model, works: Sequence[Work], key: str, make_room: Callable[[], None]
+    ) -> None:
+        self._free_caches()
+        half = len(works) // 2
+        if half == 0:
+            make_room()
+            works[0].outcome = self._last_try(model, works)
+            return
+        self._fits[key] = half
+        self._fits.move_to_end(key)
+        while len(self._fits) > _KEYS_KEPT:
+            self._fits.popitem(last=False)
+        self._attempt(model, works[:half], key, make_room)
+        self._attempt(model, works[half:], key, make_room)
+
+    def _last_try(self, model: Model, works: Sequence[Work]) -> Outcome | Exception | None:
+        """Run one job again now that everything else has left the device's memory."""
+        error = self._run_once(model, works)
+        if error is None:
+            return works[0].outcome
+        if type(error).__name__ not in _OOM_NAMES:
+            return error
+        return OutOfMemory("the device's memory does not hold it; ask for a smaller size or fewer images")

@@ -1,0 +1,90 @@
+"""From pixels to a published result: encode, store under the attempt's own keys, tell the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from pixelkiln_shared import keys
+from pixelkiln_shared.errors import StorageUnavailable
+from pixelkiln_shared.jobs import Artifact, Result
+from pixelkiln_shared.storage.contract import Storage
+from pixelkiln_worker.compute import Work
+from pixelkiln_worker.encode import EncodedFile, encode
+from pixelkiln_worker.families.contract import Outcome
+from pixelkiln_worker.held import Gone, Held, HeldJob
+from pixelkiln_worker.patience import insist
+
+log = structlog.get_logger(__name__)
+
+
+def prepare(work: Work, facts: dict[str, Any]) -> list[EncodedFile]:
+    """Encode what a job came to; CPU work on the calling thread."""
+    assert isinstance(work.outcome, Outcome)  # noqa: S101
+    began = time.monotonic()
+    files = encode(work.job.spec, work.outcome, image=work.task.image, facts=facts)
+    work.metrics["encode_ms"] = _ms_since(began)
+    return files
+
+
+def send(work: Work, files: Sequence[EncodedFile], storage: Storage, held: Held) -> bool:
+    """Store the files and publish the result, waiting outages out; False when the attempt no longer counts.
+
+    Raises:
+        Unwanted: the job was canceled, lost or drained meanwhile.
+        StorageUnavailable: the store was away for longer than patience lasts.
+    """
+    job, began = work.job, time.monotonic()
+    prefix = keys.attempt_prefix(job.spec.tenant, job.id, job.attempt)
+    artifacts = [_store(file, prefix, storage, job) for file in files]
+    work.metrics["upload_ms"] = _ms_since(began)
+    result = _result(work, artifacts).model_dump_json()
+    published = insist(lambda: held.publish(job, result), lambda: job.gone is not Gone.LOST)
+    if not published and job.gone is not Gone.LOST:  # canceled at the last moment: nobody sees them
+        discard(artifacts, storage)
+    return published
+
+
+def discard(artifacts: Sequence[Artifact], storage: Storage) -> None:
+    """Delete what a canceled attempt stored; a store that is away keeps it, for the sweep."""
+    try:
+        for artifact in artifacts:
+            storage.delete(artifact.key)
+    except StorageUnavailable:
+        log.info("files of a canceled job stay behind", keys=[artifact.key for artifact in artifacts])
+
+
+def _store(file: EncodedFile, prefix: str, storage: Storage, job: HeldJob) -> Artifact:
+    key = prefix + file.name
+    stored = insist(lambda: storage.put(key, file.data, media_type=file.media_type), lambda: job.wanted)
+    return Artifact(
+        role=file.role,
+        index=file.index,
+        key=key,
+        media_type=file.media_type,
+        size_bytes=stored.size_bytes,
+        sha256=stored.sha256 or "",
+        width=file.width,
+        height=file.height,
+        label=file.label,
+        score=file.score,
+    )
+
+
+def _result(work: Work, artifacts: list[Artifact]) -> Result:
+    assert isinstance(work.outcome, Outcome)  # noqa: S101
+    spec = work.job.spec
+    return Result(
+        artifacts=artifacts,
+        seed=spec.input.get("seed"),
+        metrics={name: round(value, 3) for name, value in work.metrics.items()},
+        warnings=[*spec.warnings, *work.outcome.warnings],
+        detail=work.outcome.detail,
+    )
+
+
+def _ms_since(began: float) -> float:
+    return (time.monotonic() - began) * 1_000

@@ -1,0 +1,294 @@
+"""The life of a batch, top to bottom: the only file that knows the whole story.
+
+A bell calls `fire`. It waits for its turn, claims, fetches, gets the device, runs, delivers. Every job it
+claimed is settled when it returns: published, failed, stopped, released, or lost to a newer attempt.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import structlog
+
+from pixelkiln_shared.catalogue import ModelEntry
+from pixelkiln_shared.errors import JobError, ModelUnavailable, PixelkilnError, Unavailable
+from pixelkiln_shared.ledger.contract import Claim, LaneOffer, Ledger
+from pixelkiln_shared.storage.contract import Storage
+from pixelkiln_worker import delivery, inputs
+from pixelkiln_worker.compute import Compute, Work
+from pixelkiln_worker.device import Device, DeviceThread
+from pixelkiln_worker.encode import EncodedFile
+from pixelkiln_worker.families.contract import Task
+from pixelkiln_worker.held import Gone, Held, HeldJob
+from pixelkiln_worker.patience import Unwanted, insist
+from pixelkiln_worker.residency import Residency
+from pixelkiln_worker.telemetry import Telemetry
+from pixelkiln_worker.turns import Turns
+
+log = structlog.get_logger(__name__)
+
+SHORTEST_MAX_WAIT_S = 10.0  # a lane whose model is not loaded is passed over at least so long
+LOADS_PER_MAX_WAIT = 4  # then the loading costs at most a fifth of the time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workshop:
+    """What the firings of one process share.
+
+    Attributes:
+        lanes: what this worker serves, by lane.
+        hands: threads for transfers, so that a batch's pictures travel side by side.
+        ring_soon: asks for the bells to be topped up, from another thread.
+    """
+
+    worker_id: str
+    lease_s: float
+    lanes: dict[str, ModelEntry]
+    ledger: Ledger
+    storage: Storage
+    device: Device
+    thread: DeviceThread
+    residency: Residency
+    compute: Compute
+    turns: Turns
+    held: Held
+    telemetry: Telemetry
+    hands: Executor
+    decode: inputs.Decode
+    ring_soon: Callable[[], None]
+    draining: threading.Event
+
+
+@dataclass(slots=True)
+class Batch:
+    """One claim on its way through the workshop."""
+
+    claim: Claim
+    entry: ModelEntry
+    jobs: list[HeldJob]
+    claimed_at: float
+    works: list[Work] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Places taken in a forward pass."""
+        return sum(job.spec.rows for job in self.jobs)
+
+
+def fire(shop: Workshop) -> str:
+    """Run one batch, if one waits; return a line for Flower."""
+    if shop.turns.must_wait:
+        shop.ring_soon()  # this bell will be late: another worker may be idle
+    with shop.turns.next_slot() as slot:
+        shop.turns.await_lead(shop.draining.is_set)
+        batch = _claim(shop)
+        if batch is None:
+            return "draining" if shop.draining.is_set() else "nothing waits"
+        try:
+            _fetch(shop, batch, batch.jobs)
+            shop.turns.prepared(time.monotonic() - batch.claimed_at)
+            with shop.turns.device_slot():
+                slot.release()
+                _top_up(shop, batch)
+                _run(shop, batch)
+            _deliver(shop, batch)
+        finally:
+            _leave_nothing_behind(shop, batch)
+            shop.ring_soon()
+    return _line(batch)
+
+
+# ---------------------------------------------------------------------------------------------------- claim
+
+
+def _claim(shop: Workshop) -> Batch | None:
+    offers = [] if shop.draining.is_set() else _offers(shop)
+    claim = shop.ledger.claim(shop.worker_id, offers, lease_s=shop.lease_s) if offers else None
+    if claim is None:
+        return None
+    claimed_at = time.monotonic()
+    batch = Batch(claim, shop.lanes[claim.lane], shop.held.take(claim.jobs), claimed_at)
+    shop.ring_soon()  # the claim may be of another lane than the bell was
+    return batch
+
+
+def _offers(shop: Workshop) -> list[LaneOffer]:
+    resident = shop.residency.resident
+    return [
+        LaneOffer(
+            lane=lane,
+            max_rows=entry.limits.max_batch,
+            resident=entry.id in resident,
+            max_wait_s=max(SHORTEST_MAX_WAIT_S, LOADS_PER_MAX_WAIT * shop.residency.load_s(entry.id)),
+        )
+        for lane, entry in shop.lanes.items()
+        if not shop.residency.resting(entry.id)
+    ]
+
+
+def _top_up(shop: Workshop, batch: Batch) -> None:
+    """Take what came to wait since the claim; a batch that runs must be as full as it can be."""
+    room = batch.entry.limits.max_batch - batch.rows
+    if room <= 0 or batch.claim.suspect or shop.draining.is_set():
+        return
+    try:
+        more = shop.ledger.top_up(shop.worker_id, batch.claim, room, lease_s=shop.lease_s)
+    except Unavailable:
+        return
+    if more:
+        jobs = shop.held.take(more)
+        batch.jobs += jobs
+        _fetch(shop, batch, jobs)
+
+
+# ---------------------------------------------------------------------------------------------------- fetch
+
+
+def _fetch(shop: Workshop, batch: Batch, jobs: Sequence[HeldJob]) -> None:
+    """Bring the jobs' pictures in, side by side; a job whose picture cannot be had fails by itself."""
+    began = time.monotonic()
+    # jobs of one lane all take a picture, or none of them does; then there is nothing to wait for
+    over = shop.hands.map if any("image" in job.spec.input for job in jobs) else map
+    batch.works += [work for work in over(partial(_fetch_one, shop), jobs) if work is not None]
+    batch.metrics["fetch_ms"] = batch.metrics.get("fetch_ms", 0.0) + _ms_since(began)
+
+
+def _fetch_one(shop: Workshop, job: HeldJob) -> Work | None:
+    try:
+        image = insist(
+            lambda: inputs.fetch(job.spec, shop.ledger, shop.storage, shop.decode), lambda: job.wanted
+        )
+    except Unwanted:
+        return None
+    except PixelkilnError as error:
+        _fail(shop, job, error)
+        return None
+    return Work(job, Task(spec=job.spec, image=image))
+
+
+# ------------------------------------------------------------------------------------------------------ run
+
+
+def _run(shop: Workshop, batch: Batch) -> None:
+    """Load the model if need be and run the batch, on the device thread."""
+    if shop.draining.is_set():
+        shop.held.leave([job.id for job in batch.jobs], Gone.DRAINED)
+    works = [work for work in batch.works if work.job.wanted]
+    if not works:
+        return
+    batch.metrics["wait_ms"] = _ms_since(batch.claimed_at)
+    try:
+        shop.thread.run(lambda: _on_device(shop, batch, works))
+    except ModelUnavailable as error:
+        for work in works:
+            _fail(shop, work.job, error)
+    shop.telemetry.batch(batch.rows)
+
+
+def _on_device(shop: Workshop, batch: Batch, works: list[Work]) -> None:
+    in_use = shop.residency.use(batch.entry)
+    batch.metrics["load_ms"], batch.identity = in_use.load_ms, in_use.model.identity
+    began = time.monotonic()
+    key = batch.claim.batch_key
+    make_room = partial(shop.residency.evict_others, batch.entry.id)
+    with shop.turns.running(key):
+        shop.compute.run(in_use.model, works, key=key, make_room=make_room)
+    batch.metrics["run_ms"] = _ms_since(began)
+
+
+# -------------------------------------------------------------------------------------------------- deliver
+
+
+def _deliver(shop: Workshop, batch: Batch) -> None:
+    """Encode here, job by job, while the next batch computes; files travel and are published side by side."""
+    began = time.monotonic()
+    sending = []
+    for index, work in enumerate(batch.works):
+        if not work.job.wanted or work.outcome is None:
+            continue
+        if isinstance(work.outcome, Exception):
+            _fail(shop, work.job, _as_job_error(work.outcome))
+            continue
+        work.metrics |= {**batch.metrics, "batch_size": len(batch.works), "batch_index": index}
+        try:
+            files = delivery.prepare(work, _facts(shop, batch, work))
+        except Exception as error:
+            log.exception("a result could not be encoded", job=work.job.id)
+            _fail(shop, work.job, _as_job_error(error))
+            continue
+        sending.append(shop.hands.submit(_send, shop, work, files))
+    for sent in sending:
+        sent.result()
+    batch.metrics["deliver_ms"] = _ms_since(began)
+
+
+def _send(shop: Workshop, work: Work, files: Sequence[EncodedFile]) -> None:
+    try:
+        if delivery.send(work, files, shop.storage, shop.held):
+            shop.telemetry.done()
+    except Unwanted:
+        return
+    except Unavailable as error:
+        _fail(shop, work.job, error)
+
+
+def _facts(shop: Workshop, batch: Batch, work: Work) -> dict[str, Any]:
+    """What the manifest says of how a result was made."""
+    return {
+        "model": batch.identity,
+        "device": shop.device.name,
+        "worker": shop.worker_id,
+        "attempt": work.job.attempt,
+        "batch": {"size": len(batch.works), "index": int(work.metrics["batch_index"])},
+        "timings_ms": {name: round(value, 3) for name, value in batch.metrics.items()},
+    }
+
+
+# --------------------------------------------------------------------------------------------------- settle
+
+
+def _fail(shop: Workshop, job: HeldJob, error: PixelkilnError) -> None:
+    """End a job with an error, unless somebody else ended it meanwhile."""
+    with suppress(Unwanted):
+        insist(lambda: shop.held.fail(job, error), lambda: job.wanted)
+        shop.telemetry.failed()
+
+
+def _as_job_error(error: Exception) -> PixelkilnError:
+    if isinstance(error, PixelkilnError):
+        return error
+    return JobError(f"the model failed: {type(error).__name__}: {str(error)[:500]}")
+
+
+def _leave_nothing_behind(shop: Workshop, batch: Batch) -> None:
+    """Settle what is left: jobs nobody wants any more, and, after a bug of ours, all the others."""
+    for job in batch.jobs:
+        if job.settled or job.gone is Gone.LOST:
+            continue
+        try:
+            if job.gone is None:
+                shop.held.fail(job, PixelkilnError("the worker failed; its log says how"))
+            else:
+                shop.held.settle(job)
+        except Unavailable:  # the heartbeat goes on settling it
+            job.gone = job.gone or Gone.DRAINED
+            job.at_boundary = True
+
+
+def _line(batch: Batch) -> str:
+    times = " ".join(f"{name.removesuffix('_ms')}={value:.0f}ms" for name, value in batch.metrics.items())
+    names = ",".join(job.id for job in batch.jobs)
+    return f"{batch.claim.lane} batch={len(batch.jobs)} {times} jobs={names}"
+
+
+def _ms_since(began: float) -> float:
+    return (time.monotonic() - began) * 1_000

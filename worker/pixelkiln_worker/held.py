@@ -1,0 +1,159 @@
+"""The jobs this process holds: what the heartbeat renews, and what a running model asks about.
+
+A held job is *wanted* until something ends that: a cancel, a lost lease, its run timeout, the drain of the
+process. The reason decides the ledger move that settles it, once, whoever gets there first.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pixelkiln_shared.errors import LeaseLost, PixelkilnError, RunTimeout
+from pixelkiln_shared.jobs import JobSpec, Status
+from pixelkiln_shared.ledger.contract import Claimed, Ledger
+
+
+class Gone(StrEnum):
+    """Why nobody wants a held job's result any more."""
+
+    CANCELED = "canceled"
+    LOST = "lost"
+    TIMED_OUT = "timed_out"
+    DRAINED = "drained"
+
+
+@dataclass(slots=True, eq=False)
+class HeldJob:
+    """One claimed job, from claim to settlement.
+
+    `started` is set when a model got it, `at_boundary` when the model let it go after a cancel. `step` of
+    `steps` is what the model reached last, `reported` what the ledger knows of it.
+    """
+
+    spec: JobSpec
+    attempt: int
+    gone: Gone | None = None
+    started: bool = False
+    at_boundary: bool = False
+    settled: bool = False
+    step: int = 0
+    steps: int = 0
+    reported: tuple[int, int] = (0, 0)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.spec.id
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody still waits for this attempt's result."""
+        return self.gone is None and not self.settled
+
+
+class Held:
+    """The register, and the moves that take a job out of it. Safe to use from every thread."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._jobs: dict[str, HeldJob] = {}
+        self._lock = threading.Lock()
+        self._empty = threading.Condition(self._lock)
+
+    def take(self, claimed: Iterable[Claimed]) -> list[HeldJob]:
+        """Enter what a claim or top-up handed over."""
+        jobs = [HeldJob(spec=JobSpec.model_validate_json(c.spec), attempt=c.attempt) for c in claimed]
+        with self._lock:
+            for job in jobs:
+                earlier = self._jobs.get(job.id)
+                if earlier is not None:  # we let its lease run out, and were handed it again
+                    earlier.gone = Gone.LOST
+                self._jobs[job.id] = job
+        return jobs
+
+    def jobs(self) -> list[HeldJob]:
+        """Return what is held now."""
+        with self._lock:
+            return list(self._jobs.values())
+
+    def pairs(self) -> list[tuple[str, int]]:
+        """Return the `(id, attempt)` pairs for the heartbeat."""
+        return [(job.id, job.attempt) for job in self.jobs()]
+
+    def leave(self, ids: Iterable[str], reason: Gone) -> None:
+        """Note that these jobs are not wanted any more; the first reason stays. Unknown ids are no error."""
+        with self._lock:
+            for name in ids:
+                job = self._jobs.get(name)
+                if job is not None and job.gone is None:
+                    job.gone = reason
+        if reason is Gone.LOST:
+            self._forget([job for job in self.jobs() if job.gone is Gone.LOST])
+
+    def wait_until_empty(self, timeout_s: float) -> bool:
+        """Wait until nothing is held; False when that took too long."""
+        with self._empty:
+            return self._empty.wait_for(lambda: not self._jobs, timeout_s)
+
+    # ------------------------------------------------------------------------------------------- settlement
+
+    def publish(self, job: HeldJob, result: str) -> bool:
+        """End the job with its result; False when the attempt was fenced or canceled.
+
+        Raises:
+            RedisUnavailable: nothing was settled; try again.
+        """
+        return self._move(job, lambda: self._ledger.publish(job.id, job.attempt, result)) is Status.SUCCEEDED
+
+    def fail(self, job: HeldJob, error: PixelkilnError) -> None:
+        """End the job with an error.
+
+        Raises:
+            RedisUnavailable: nothing was settled; try again.
+        """
+        self._move(job, lambda: self._ledger.fail(job.id, job.attempt, error_json(error)))
+
+    def settle(self, job: HeldJob) -> None:
+        """Make the ledger move that fits the reason why the job is not wanted.
+
+        Raises:
+            RedisUnavailable: nothing was settled; try again.
+        """
+        if job.gone is Gone.CANCELED:
+            self._move(job, lambda: self._ledger.stopped(job.id, job.attempt))
+        elif job.gone is Gone.DRAINED:
+            self._move(job, lambda: self._ledger.release(job.id, job.attempt))
+        elif job.gone is Gone.TIMED_OUT:
+            limit = f"{job.spec.run_timeout_s:g} s"
+            self.fail(job, RunTimeout(f"it ran longer than {limit}; ask for less or raise run_timeout_s"))
+        else:
+            self._forget([job])
+
+    def _move(self, job: HeldJob, move: Callable[[], Status]) -> Status | None:
+        status = None
+        with job.lock:
+            if not job.settled and job.gone is not Gone.LOST:
+                try:
+                    status = move()
+                except LeaseLost:
+                    job.gone = Gone.LOST
+                job.settled = True
+        self._forget([job])
+        return status
+
+    def _forget(self, jobs: Sequence[HeldJob]) -> None:
+        with self._empty:
+            for job in jobs:
+                if self._jobs.get(job.id) is job:
+                    del self._jobs[job.id]
+            self._empty.notify_all()
+
+
+def error_json(error: PixelkilnError) -> str:
+    """Return an error as the ledger stores it."""
+    return json.dumps({"code": error.code, "message": error.message})

@@ -1,0 +1,171 @@
+"""`python -m pixelkiln_worker`: one Celery child a device, restarted when it dies, drained at SIGTERM."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from pixelkiln_shared import logs
+from pixelkiln_shared.errors import Misconfigured
+from pixelkiln_shared.settings import Settings, load
+from pixelkiln_worker.app import EXIT_MISCONFIGURED, served
+
+log = structlog.get_logger(__name__)
+
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 30.0
+STEADY_S = 30.0  # a child that lived so long has earned a quick restart
+KILL_AFTER_S = 10.0  # beyond `drain_s`: a child that is still there hangs
+_POLL_S = 0.1
+_ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # CUDA, ROCm, CUDA in WSL
+_PR_SET_PDEATHSIG = 1
+
+
+def devices(settings: Settings) -> list[dict[str, str]]:
+    """Return, for each child to start, the environment that shows it its one device."""
+    if settings.device == "auto" and any(Path(node).exists() for node in _ACCELERATORS):
+        cards = _visible_cards()
+        if cards:
+            return [{"CUDA_VISIBLE_DEVICES": card, "PIXELKILN_DEVICE": "cuda:0"} for card in cards]
+    return [{}]
+
+
+def _visible_cards() -> list[str]:
+    """Ask torch, in a process of its own: it stays out of this one, and a broken driver cannot harm us."""
+    program = "import torch; print(torch.cuda.device_count())"
+    try:
+        count = int(subprocess.check_output([sys.executable, "-c", program], timeout=120, text=True))
+    except (subprocess.SubprocessError, ValueError):
+        return []
+    named = [card for card in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
+    return named[:count] or [str(index) for index in range(count)]
+
+
+def command(settings: Settings, index: int) -> list[str]:
+    """Return the command line of child `index`."""
+    return [
+        *(sys.executable, "-m", "celery", "--quiet", "-A", "pixelkiln_worker.app", "worker"),
+        *("--pool", "threads", "--concurrency", str(settings.worker_concurrency)),
+        *("--queues", ",".join(served(settings))),
+        *("--hostname", f"pixelkiln-{os.getpid()}-{index}@%h"),
+        *("--task-events", "--without-gossip", "--without-mingle", "--loglevel", settings.log_level.upper()),
+    ]
+
+
+@dataclass(slots=True)
+class Child:
+    """One Celery process and how its restarts go. Times are monotonic seconds."""
+
+    command: list[str]
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    next_start_at: float = 0.0
+    pause_s: float = FIRST_PAUSE_S
+    last_code: int | None = None
+
+    def start(self) -> None:
+        """Start the process, in a group of its own: Ctrl-C reaches only the launcher, which then drains."""
+        self.started_at = time.monotonic()
+        self.process = subprocess.Popen(
+            self.command,
+            env={**os.environ, **self.environment},
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            preexec_fn=_die_with(os.getpid()) if sys.platform == "linux" else None,
+        )
+        log.info("worker started", pid=self.process.pid, **self.environment)
+
+    def ended(self) -> bool:
+        """Whether the process has ended; notes how, and when to start the next."""
+        if self.process is None or self.process.poll() is None:
+            return False
+        self.last_code = self.process.returncode
+        now = time.monotonic()
+        self.pause_s = (
+            FIRST_PAUSE_S if now - self.started_at > STEADY_S else min(2 * self.pause_s, LONGEST_PAUSE_S)
+        )
+        self.next_start_at = now + self.pause_s
+        log.warning(
+            "worker ended", pid=self.process.pid, code=self.last_code, restart_s=round(self.pause_s, 1)
+        )
+        self.process = None
+        return True
+
+
+@dataclass(slots=True)
+class Launcher:
+    """The supervisor. `run` returns the exit code."""
+
+    settings: Settings
+    children: list[Child] = field(default_factory=list)
+    _stopping: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> int:
+        """Keep one child a device alive until SIGTERM or SIGINT.
+
+        Returns 0 after an orderly stop, 2 when a child says that a setting is wrong, 1 when one was killed.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        environments = devices(self.settings)
+        self.children = [Child(command(self.settings, i), env) for i, env in enumerate(environments)]
+        code = 0
+        while not self._stopping.is_set():
+            for child in self.children:
+                if child.ended() and child.last_code == EXIT_MISCONFIGURED:
+                    code = EXIT_MISCONFIGURED  # a restart would say the same
+                    self._stopping.set()
+                if child.process is None and time.monotonic() >= child.next_start_at and not code:
+                    child.start()
+            self._stopping.wait(_POLL_S)
+        return self._stop() or code
+
+    def _stop(self) -> int:
+        """Drain every child; kill those that do not end in time."""
+        alive = [child.process for child in self.children if child.process is not None]
+        for process in alive:
+            process.terminate()
+        deadline = time.monotonic() + self.settings.drain_s + KILL_AFTER_S
+        killed = 0
+        for process in alive:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                killed += 1
+        return 1 if killed else 0
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """Return what a child does before it becomes Celery: ask Linux for SIGTERM when the launcher dies."""
+    libc = ctypes.CDLL(None)
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before we could ask
+            os._exit(1)
+
+    return ask
+
+
+def main() -> int:
+    """Run the launcher; returns the exit code."""
+    try:
+        settings = load()
+        logs.configure(settings)
+        return Launcher(settings).run()
+    except Misconfigured as error:
+        print(error.message, file=sys.stderr)
+        return EXIT_MISCONFIGURED

@@ -1,0 +1,252 @@
+"""What a worker process does beside its firings: keeps leases, hears cancels, reaps, reports, ends well."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+
+import redis
+import structlog
+
+from pixelkiln_shared import __version__, keys
+from pixelkiln_shared.bells import Bells
+from pixelkiln_shared.errors import RedisUnavailable, Unavailable
+from pixelkiln_shared.fleet import Fleet, State, WorkerInfo
+from pixelkiln_shared.ledger.contract import Ledger
+from pixelkiln_shared.settings import Settings
+from pixelkiln_worker.firing import Workshop
+from pixelkiln_worker.held import Gone, HeldJob
+from pixelkiln_worker.loops import Loop
+
+log = structlog.get_logger(__name__)
+
+PULSE_S = 0.25  # progress is reported at most four times a second
+REAP_S = 5.0
+REPORT_S = 5.0
+HUNG_GRACE_S = 5.0  # past its run timeout, a model that reaches a step within this time saves its process
+LAST_WORDS_S = 2.0  # after a drain, for firings to notice and Celery to say goodbye
+EXIT_HUNG = 70
+
+
+class Ringer:
+    """Tops the bells of some lanes up to the jobs that wait there, every `period_s` and when nudged."""
+
+    def __init__(
+        self, ledger: Ledger, bells: Bells, lanes: Collection[str], period_s: float = REAP_S
+    ) -> None:
+        self.bells = bells
+        self._ledger = ledger
+        self._lanes = lanes
+        self.loop = Loop("ringer", self.ring, period_s)
+
+    def nudge(self) -> None:
+        """Ring soon; many calls before it happens are one."""
+        self.loop.nudge()
+
+    def ring(self) -> None:
+        """Ring now.
+
+        Raises:
+            RedisUnavailable: Redis does not answer.
+        """
+        stats = self._ledger.lanes()
+        self.bells.ring({lane.lane: lane.waiting for lane in stats if lane.lane in self._lanes})
+
+
+class Lifecycle:
+    """The loops of one process. `exit_process` ends it at once, without any clean-up."""
+
+    def __init__(
+        self,
+        shop: Workshop,
+        *,
+        ringer: Ringer,
+        fleet: Fleet,
+        client: redis.Redis,
+        settings: Settings,
+        exit_process: Callable[[int], object] = os._exit,
+    ) -> None:
+        self._shop = shop
+        self._ringer = ringer
+        self._fleet = fleet
+        self._client = client
+        self._settings = settings
+        self._exit = exit_process
+        self._state: State = "starting"
+        self._started_at = datetime.now(UTC)
+        self._drain_lock = threading.Lock()
+        self._reap_s = min(REAP_S, settings.heartbeat_s)
+        self._heartbeat = Loop("heartbeat", self.heartbeat, settings.heartbeat_s)
+        self._pulse = Loop("pulse", self.pulse, PULSE_S)
+        self._report = Loop("report", self.report, REPORT_S)
+        self._reaper = Loop("reaper", self.reap, self._reap_s)
+        self._cancels = Loop("cancels", self.hear_cancels, 0.0)
+
+    def start(self) -> None:
+        """Start the loops; the process reports itself as starting."""
+        for loop in self._loops():
+            loop.start()
+
+    def stop(self) -> None:
+        """End the loops after the calls under way, and say goodbye."""
+        for loop in self._loops():
+            loop.stop()
+        self._leave()
+
+    def ready(self) -> None:
+        """Report that bells are heard from now on."""
+        self._enter("ready")
+        self._ringer.nudge()
+
+    # ------------------------------------------------------------------------------------------------ loops
+
+    def heartbeat(self) -> None:
+        """Renew every lease in one call, and learn which jobs are canceled or no longer ours."""
+        pairs = self._shop.held.pairs()
+        if not pairs:
+            return
+        renewal = self._shop.ledger.renew(self._shop.worker_id, pairs, lease_s=self._shop.lease_s)
+        self._shop.held.leave(renewal.canceling, Gone.CANCELED)
+        self._shop.held.leave(renewal.lost, Gone.LOST)
+
+    def pulse(self) -> None:
+        """Report the steps reached, settle the jobs that left, and watch the clock of the running batch."""
+        self._watch_the_clock()
+        run = self._shop.compute.current
+        computing = () if run is None else run.jobs
+        for job in self._shop.held.jobs():
+            # a canceled job stays ours until its model reaches a step; the others need no such moment
+            stays = job.gone is Gone.CANCELED and job in computing and not job.at_boundary
+            if job.gone is not None and not stays:
+                self._shop.held.settle(job)
+            elif job.wanted and (job.step, job.steps) != job.reported:
+                self._tell_progress(job)
+
+    def reap(self) -> None:
+        """Take expired leases back, unless another process just did; ring for what waits anywhere."""
+        try:
+            lock_ms = int(self._reap_s * 900)
+            mine = self._client.set(keys.REAP_LOCK, self._shop.worker_id, nx=True, px=lock_ms)
+        except redis.RedisError as error:
+            raise RedisUnavailable("Redis does not answer") from error
+        if mine:
+            reaped = self._shop.ledger.reap()
+            self._ringer.bells.ring(reaped.lanes)
+            if reaped.requeued or reaped.failed:
+                log.warning("leases had run out", requeued=reaped.requeued, failed=reaped.failed)
+
+    def hear_cancels(self) -> None:
+        """Listen for cancels until the connection breaks; what is missed, the heartbeat brings."""
+        try:
+            with self._client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+                channel.subscribe(keys.CANCELS)
+                while not self._cancels.stopped:
+                    message = channel.get_message(timeout=1.0)
+                    if message is not None:
+                        self._shop.held.leave([_text(message["data"])], Gone.CANCELED)
+        except redis.RedisError as error:
+            raise RedisUnavailable("Redis does not answer") from error
+
+    def report(self) -> None:
+        """Tell the fleet how we are."""
+        shop = self._shop
+        self._fleet.report(
+            WorkerInfo(
+                id=shop.worker_id,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                device=shop.device.name,
+                state=self._state,
+                models=tuple(dict.fromkeys(entry.id for entry in shop.lanes.values())),
+                lanes=tuple(shop.lanes),
+                resident=shop.residency.resident,
+                running=tuple(job.id for job in shop.held.jobs()),
+                jobs_done=shop.telemetry.totals().jobs_done,
+                busy_share=round(shop.thread.busy_s / max(shop.thread.up_s, 1e-3), 4),
+                started_at=self._started_at,
+                version=__version__,
+            )
+        )
+
+    # ---------------------------------------------------------------------------------------------- endings
+
+    def drain(self) -> None:
+        """Stop claiming, wait up to `drain_s` for what runs, give the rest back, and end. Returns at once."""
+        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        if not self._drain_lock.acquire(blocking=False):
+            return
+        shop = self._shop
+        shop.draining.set()
+        self._enter("draining")
+        self._give_back(lambda job: not job.started)
+        shop.held.wait_until_empty(self._settings.drain_s)
+        self._give_back(lambda job: True)
+        self._report.stop()
+        self._leave()
+        time.sleep(LAST_WORDS_S)
+        self._exit(0)
+
+    def _leave(self) -> None:
+        try:
+            self._fleet.leave(self._shop.worker_id)
+        except RedisUnavailable:
+            log.info("Redis heard no goodbye")
+
+    def _loops(self) -> tuple[Loop, ...]:
+        return self._heartbeat, self._pulse, self._report, self._ringer.loop, self._reaper, self._cancels
+
+    def _give_back(self, which: Callable[[HeldJob], bool]) -> None:
+        jobs = [job for job in self._shop.held.jobs() if which(job)]
+        self._shop.held.leave([job.id for job in jobs], Gone.DRAINED)
+        try:
+            for job in jobs:
+                self._shop.held.settle(job)
+            self._ringer.ring()
+        except Unavailable:
+            log.warning("Redis is away: leases will run out instead", jobs=[job.id for job in jobs])
+
+    def _watch_the_clock(self) -> None:
+        run = self._shop.compute.current
+        if run is None:
+            return
+        took_s = time.monotonic() - run.began
+        late = [job.id for job in run.jobs if took_s > job.spec.run_timeout_s]
+        self._shop.held.leave(late, Gone.TIMED_OUT)
+        if len(late) == len(run.jobs) and took_s > self._longest(run.jobs) + HUNG_GRACE_S:
+            log.error("the model hangs; the process ends", jobs=late, took_s=round(took_s, 1))
+            self._end_hung(run.jobs)
+
+    def _end_hung(self, hung: tuple[HeldJob, ...]) -> None:
+        """A forward pass cannot be interrupted from outside: save what can be saved, and end the process."""
+        self._shop.draining.set()
+        for job in hung:
+            self._shop.held.settle(job)
+        self._give_back(lambda job: not job.started)
+        self._shop.held.wait_until_empty(HUNG_GRACE_S)
+        self._give_back(lambda job: True)
+        self._exit(EXIT_HUNG)
+
+    def _enter(self, state: State) -> None:
+        self._state = state
+        self._report.nudge()
+
+    def _tell_progress(self, job: HeldJob) -> None:
+        reached = (job.step, job.steps)
+        if self._shop.ledger.progress(job.id, job.attempt, *reached):
+            job.reported = reached
+        else:
+            self._shop.held.leave([job.id], Gone.LOST)
+
+    @staticmethod
+    def _longest(jobs: tuple[HeldJob, ...]) -> float:
+        return max(job.spec.run_timeout_s for job in jobs)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

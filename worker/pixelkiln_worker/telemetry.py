@@ -1,0 +1,51 @@
+"""What a worker process has done so far: a few counters, read by the fleet report."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """Since the process started. `rows` per batch tells how full the batches were."""
+
+    batches: int
+    rows: int
+    jobs_done: int
+    jobs_failed: int
+
+
+class Telemetry:
+    """Counts; safe from every thread."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def batch(self, rows: int) -> None:
+        """Count a batch that went to the device."""
+        with self._lock:
+            self._counts.update(batches=1, rows=rows)
+
+    def done(self) -> None:
+        """Count a job that was published."""
+        with self._lock:
+            self._counts["jobs_done"] += 1
+
+    def failed(self) -> None:
+        """Count a job that failed."""
+        with self._lock:
+            self._counts["jobs_failed"] += 1
+
+    def totals(self) -> Totals:
+        """Return the counts so far."""
+        with self._lock:
+            counts = self._counts.copy()
+        return Totals(
+            batches=counts["batches"],
+            rows=counts["rows"],
+            jobs_done=counts["jobs_done"],
+            jobs_failed=counts["jobs_failed"],
+        )
