@@ -157,9 +157,12 @@ def segment(
     pictures = [(image, open_image(image)) for image in images]
     client = connect(ctx)
     jobs = []
-    for _, picture in pictures:
+    for name, picture in pictures:
         image = picture if isinstance(picture, dict) else client.upload(picture)
-        jobs.append(client.submit({**envelope, "input": {**request, "image": image}}))
+        job = {**envelope, "input": {**request, "image": image}}
+        if not isinstance(picture, dict):
+            job["labels"] = {"file": Path(name).name[:200], **dict(tags)}
+        jobs.append(client.submit(job))
     stems = [
         None if isinstance(picture, dict) or name == "-" else Path(name).stem for name, picture in pictures
     ]

@@ -188,7 +188,8 @@ class Batch:
             except OSError as error:
                 raise Refused(f"line {row.line}: {path}: {error.strerror}") from error
             self._uploads[path] = client.upload(data)
-        return {**request, "input": {**request["input"], "image": self._uploads[path]}}
+        labels = {"file": path.name[:200], **(request.get("labels") or {})}
+        return {**request, "labels": labels, "input": {**request["input"], "image": self._uploads[path]}}
 
 
 def name_lines(faults: list[dict[str, Any]], chunk: list[Row]) -> None:
