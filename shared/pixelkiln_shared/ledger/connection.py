@@ -30,7 +30,7 @@ _REFUSALS = ("OOM", "READONLY", "MISCONF", "LOADING", "BUSY", "MASTERDOWN", "NOR
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Turn what Redis and the network do to us into `RedisUnavailable`; a bug in a script stays what it is."""
+    """Turn what Redis and the network do to us into `RedisUnavailable`; a bug in a script stays one."""
     try:
         yield
     except (RedisConnectionError, RedisTimeoutError) as error:

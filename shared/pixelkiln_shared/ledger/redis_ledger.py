@@ -1,7 +1,7 @@
 """The ledger in Redis: each move one atomic Lua script (`lua/`), the truth about every job.
 
-The scripts build their key names themselves, so the ledger lives on one Redis (with replicas if you like), not
-on a Redis Cluster. No move grows with the number of waiting jobs but O(log n).
+The scripts build their key names themselves, so the ledger lives on one Redis (with replicas if you like),
+not on a Redis Cluster. No move grows with the number of waiting jobs but O(log n).
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class RedisLedger(LedgerReader):
     def claim(self, worker: str, offers: Sequence[LaneOffer], *, lease_s: float) -> Claim | None:
         """Take the next batch among the lanes offered (the rules: `contract.Ledger.claim`), or None.
 
-        A call whose answer was lost is asked again, with its token, by the worker's next call, which then gets
-        the jobs already taken in its name: a cut connection costs a job neither time nor a strike.
+        A call whose answer was lost is asked again, with its token, by the worker's next call, which then
+        gets the jobs already taken in its name: a cut connection costs a job neither time nor a strike.
         """
         arguments: list[str | int] = []
         for offer in offers:
