@@ -41,8 +41,8 @@ def encode(
 
     A picture gives `0.png` (or .webp, .jpeg, as the job asked). A segmentation gives `0.mask.png` (a palette
     PNG of segment ids), `0.classes.png` where several segments share a class, `0.overlay.webp`,
-    `0.cutout.png` and `annotations.json` (COCO). The same outcome gives the same bytes, but for `facts` in the
-    manifest.
+    `0.cutout.png` and `annotations.json` (COCO). The same outcome gives the same bytes, but for `facts` in
+    the manifest.
 
     Args:
         job: what was asked.

@@ -80,8 +80,8 @@ def selected(
         places: the region of each segment.
         asked: whether the job named what it wants (labels, boxes, points): then each segment is a picture of
             its own, the largest `MAX_CUTOUTS`. Otherwise one picture shows the foreground: all segments that
-            stay clear of the picture's frame and are no specks; with none such, the largest segment that holds
-            only a small part of the frame.
+            stay clear of the picture's frame and are no specks; with none such, the largest segment that
+            holds only a small part of the frame.
     """
     there = sorted((s for s in found.segments if s.id in places), key=lambda s: -places[s.id].area_px)
     if asked:
@@ -96,7 +96,7 @@ def selected(
 
 
 def _frame_share(ids: NDArray[np.uint16]) -> dict[int, float]:
-    """Return which part of the outermost pixels each segment holds, 0 to 1; those that hold none are absent."""
+    """Return which part of the outermost pixels each segment holds, 0 to 1; one that holds none is absent."""
     frame = np.concatenate((ids[0], ids[-1], ids[:, 0], ids[:, -1]))
     numbers, counts = np.unique(frame, return_counts=True)
     return dict(zip(numbers.tolist(), (counts / frame.size).tolist(), strict=True))

@@ -1,0 +1,297 @@
+"""A store against a server that misbehaves, over a real socket: what is retried, what not, and for how long.
+
+The server speaks just enough of S3 for one object. Each request takes the next fault from a list; when the
+list is empty the server behaves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pixelkiln_shared.errors import NotFound, StorageUnavailable
+from pixelkiln_shared.storage.s3 import S3Storage, s3_client
+
+BODY = bytes(range(256)) * 2_000
+KEY = "t/0.png"
+
+
+class FaultyServer(ThreadingHTTPServer):
+    """`faults` are done in turn, one a request; `puts` and `requests` remember what came."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.faults: list[Callable[[Handler], None]] = []
+        self.requests: list[str] = []
+        self.puts: list[bytes] = []
+        self.stored = BODY
+        self.closing = threading.Event()
+        self._client = s3_client(
+            endpoint_url=f"http://127.0.0.1:{self.server_port}",
+            access_key="AK",
+            secret_key="secret",
+            timeout_s=0.5,
+        )
+
+    def storage(self, *, deadline_s: float = 10.0) -> S3Storage:
+        """Return a store that talks to this server."""
+        return S3Storage(self._client, "bucket", deadline_s=deadline_s)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Cut connections are what these tests are about."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One object, and the fault of the moment."""
+
+    protocol_version = "HTTP/1.1"
+    server: FaultyServer
+
+    def do_GET(self) -> None:
+        self.handle_one(self.send_object)
+
+    def do_HEAD(self) -> None:
+        self.handle_one(lambda: self.send_object(body=b""))
+
+    def do_PUT(self) -> None:
+        self.server.puts.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.handle_one(lambda: self.send(200, b""))
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        upload = b"<UploadId>u1</UploadId>" if self.path.endswith("uploads") else b"<ETag>e</ETag>"
+        self.handle_one(lambda: self.send(200, b"<Result>" + upload + b"</Result>"))
+
+    def do_DELETE(self) -> None:
+        self.handle_one(lambda: self.send(204, b""))
+
+    def handle_one(self, behave: Callable[[], None]) -> None:
+        self.server.requests.append(f"{self.command} {self.path}")
+        if self.server.faults:
+            self.server.faults.pop(0)(self)
+        else:
+            behave()
+
+    def send_object(self, body: bytes | None = None) -> None:
+        data = self.server.stored
+        self.send(200, data if body is None else body, length=len(data))
+
+    def send(self, status: int, body: bytes, *, length: int | None = None) -> None:
+        self.send_response(status)
+        if status != 204:
+            self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.send_header("ETag", '"e"')
+        self.send_header("Content-Type", "image/png")
+        self.send_header("Last-Modified", "Fri, 20 Nov 2026 11:00:00 GMT")
+        self.send_header("x-amz-meta-sha256", hashlib.sha256(BODY).hexdigest())
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def error(status: int, code: str) -> Callable[[Handler], None]:
+    document = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+    return lambda handler: handler.send(status, document)
+
+
+def truncate(handler: Handler) -> None:
+    handler.send(200, BODY[: len(BODY) // 2], length=len(BODY))
+    handler.close_connection = True
+
+
+def reset_in_body(handler: Handler) -> None:
+    handler.send(200, BODY[:5_000], length=len(BODY))
+    handler.wfile.flush()
+    linger = struct.pack("ii", 1, 0)  # close sends RST at once
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    handler.connection.close()
+    handler.close_connection = True
+
+
+def swallow_answer(handler: Handler) -> None:
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+def drip(handler: Handler) -> None:
+    handler.send(200, b"", length=len(BODY))
+    for byte in BODY:
+        if handler.server.closing.is_set():
+            break
+        handler.wfile.write(bytes([byte]))
+        time.sleep(0.05)
+
+
+def hang(handler: Handler) -> None:
+    handler.server.closing.wait(5)
+    handler.close_connection = True
+
+
+def wrong_bytes(handler: Handler) -> None:
+    handler.send(200, bytes(len(BODY)))
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[FaultyServer]:
+    """The server, once for this file: making a boto3 client is what takes long here."""
+    server = FaultyServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server
+    server.closing.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def server(running: FaultyServer) -> FaultyServer:
+    """A server of one object, without faults until some are given."""
+    running.faults, running.requests, running.puts = [], [], []
+    return running
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(error(500, "InternalError"), error(503, "SlowDown"), error(429, "TooMany")),
+        *(error(400, "RequestTimeout"), truncate, reset_in_body, swallow_answer, hang, wrong_bytes),
+    ],
+)
+def test_a_get_is_tried_again(server: FaultyServer, fault: Callable[[Handler], None]) -> None:
+    server.faults = [fault, fault]
+
+    assert server.storage().get(KEY) == BODY
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("fault", [error(500, "InternalError"), error(503, "SlowDown"), swallow_answer])
+def test_a_put_is_tried_again_with_the_same_bytes(
+    server: FaultyServer, fault: Callable[[Handler], None]
+) -> None:
+    server.faults = [fault, fault]
+
+    stored = server.storage().put(KEY, BODY, media_type="image/png")
+
+    assert server.puts == [BODY] * 3
+    assert len({request.partition("?")[0] for request in server.requests}) == 1
+    assert stored.sha256 == hashlib.sha256(BODY).hexdigest()
+
+
+def test_head_and_delete_are_tried_again(server: FaultyServer) -> None:
+    server.faults = [error(500, "InternalError")]
+    found = server.storage().head(KEY)
+    server.faults = [error(500, "InternalError")]
+    server.storage().delete(KEY)
+
+    assert found is not None
+    assert (found.size_bytes, found.sha256) == (len(BODY), hashlib.sha256(BODY).hexdigest())
+    assert [request.split()[0] for request in server.requests] == ["HEAD", "HEAD", "DELETE", "DELETE"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "says"),
+    [
+        (403, "AccessDenied", "refuses"),
+        (403, "SignatureDoesNotMatch", "refuses"),
+        (403, "RequestTimeTooSkewed", "clock"),
+        (404, "NoSuchBucket", "bucket"),
+    ],
+)
+def test_a_refusal_is_not_tried_again(server: FaultyServer, status: int, code: str, says: str) -> None:
+    server.faults = [error(status, code)]
+
+    with pytest.raises(StorageUnavailable, match=says) as caught:
+        server.storage().get(KEY)
+
+    assert caught.value.detail == {"reason": code}
+    assert len(server.requests) == 1
+
+
+def test_a_missing_key_is_not_tried_again(server: FaultyServer) -> None:
+    server.faults = [error(404, "NoSuchKey")]
+
+    with pytest.raises(NotFound):
+        server.storage().get(KEY)
+
+    assert len(server.requests) == 1
+
+
+def test_an_error_in_a_good_answer_is_noticed(server: FaultyServer, tmp_path: Path) -> None:
+    big = tmp_path / "big.zip"
+    big.write_bytes(bytes(9 << 20))
+    document = b"<Error><Code>InternalError</Code><Message>no</Message></Error>"
+
+    def succeed(handler: Handler) -> None:
+        handler.send(200, b"<Result><UploadId>u1</UploadId></Result>")
+
+    def part(handler: Handler) -> None:
+        handler.send(200, b"")
+
+    server.faults = [succeed, part, part, lambda handler: handler.send(200, document)]
+    server.storage().put(KEY, big, media_type="application/zip")
+
+    completions = [
+        request for request in server.requests if request.startswith("POST") and "uploadId" in request
+    ]
+    assert len(completions) == 2
+
+
+def test_an_outage_ends_at_the_deadline(server: FaultyServer) -> None:
+    server.faults = [error(503, "SlowDown")] * 1_000
+    began = time.monotonic()
+
+    with pytest.raises(StorageUnavailable, match="SlowDown"):
+        server.storage(deadline_s=1.0).get(KEY)
+
+    assert time.monotonic() - began < 2.0
+    assert len(server.requests) > 2
+
+
+def test_a_dripping_body_ends_at_the_deadline(server: FaultyServer) -> None:
+    server.faults = [drip] * 10
+    began = time.monotonic()
+
+    with pytest.raises(StorageUnavailable):
+        server.storage(deadline_s=1.0).get(KEY)
+
+    assert time.monotonic() - began < 2.0
+
+
+def test_nobody_listening_ends_at_the_deadline() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    client = s3_client(endpoint_url=f"http://127.0.0.1:{port}", access_key="AK", secret_key="s")
+    began = time.monotonic()
+
+    with pytest.raises(StorageUnavailable):
+        S3Storage(client, "bucket", deadline_s=0.5).check()
+
+    assert time.monotonic() - began < 2.0
+
+
+def test_no_credentials_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    storage = S3Storage(s3_client(endpoint_url="http://127.0.0.1:9"), "bucket")
+
+    with pytest.raises(StorageUnavailable, match="credentials"):
+        storage.get(KEY)
+    with pytest.raises(StorageUnavailable, match="credentials"):
+        storage.link(KEY, expires_s=60)
