@@ -48,6 +48,7 @@ def minutes(text: str) -> float:
 def _data(args: argparse.Namespace) -> None:
     build(args.out / "data" / "validation", "validation", 1024, args.threads)
     build(args.out / "data" / "train", "train", args.scenes, args.threads)
+    build(args.out / "data" / "held-out", "held-out", args.scenes // 5, args.threads)
 
 
 def _tokenizer(args: argparse.Namespace) -> None:
@@ -109,17 +110,20 @@ def _generator(args: argparse.Namespace) -> Metrics:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from training.autoencoder import load_autoencoder
-    from training.evaluate import contact_sheet, evaluate
+    from training.evaluate import contact_sheet, evaluate, generate
     from training.judge import Judge
     from training.package import pipeline_of_runs
-    from training.segmenter import load_segmenter
+    from training.segmenter import load_segmenter, score_segmenter
 
-    judge = Judge(load_segmenter(args.out / "segmenter"))
+    segmenter, pipeline = load_segmenter(args.out / "segmenter"), pipeline_of_runs(args.out)
     small = load_autoencoder(args.out / "autoencoder")
-    scores, asked, pictures = evaluate(pipeline_of_runs(args.out), judge, small, args.prompts)
-    write_json(args.out / "evaluation" / "scores.json", scores)
-    prompts = [question.prompt for question in asked]
-    contact_sheet(pictures[:36], prompts[:36], args.out / "evaluation" / "sheet.png")
+    scores, asked, pictures = evaluate(pipeline, Judge(segmenter), small, args.prompts)
+    folder = args.out / "evaluation"
+    contact_sheet(pictures[:48], [question.prompt for question in asked[:48]], folder / "questions.webp")
+    examples = generate(pipeline, list(EXAMPLE_PROMPTS), list(range(len(EXAMPLE_PROMPTS))))
+    contact_sheet(examples, list(EXAMPLE_PROMPTS), folder / "examples.webp")
+    segmenter_scores = score_segmenter(segmenter, Split.open(args.out / "data" / "validation"))
+    write_json(folder / "scores.json", {"generator": scores, "segmenter": segmenter_scores})
     for subset in ("generated", "generated_unseen_combinations", "ceiling", "chance"):
         print(subset, {aspect: cell["right"] for aspect, cell in scores[subset].items()})
 

@@ -86,7 +86,7 @@ class Palette:
         objects: dict[tuple[str, str, str], list[NDArray[np.float64]]] = defaultdict(list)
         skies: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
         for index in range(scenes):
-            spec, scene, _ = draw_scene("validation", 100_000 + index)
+            spec, scene, _ = draw_scene("held-out" if index % 3 == 0 else "validation", 100_000 + index)
             skies[spec.time].append(sky_colour(scene.image, scene.classes))
             for group in spec.groups:
                 for patch in patches(scene.classes, group.kind)[:1]:

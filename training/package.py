@@ -1,6 +1,7 @@
 """Puts trained parts together as the worker ships them: plain diffusers and transformers models in fp16."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from transformers import SegformerImageProcessorPil
 
+from training.cards import write_generator_card, write_segmenter_card
 from training.dataset import IMAGE_PX, write_json
 from training.generator import load_generator
 from training.large_decoder import load_large_autoencoder
@@ -86,3 +88,9 @@ def package_all(out: Path, ship: Path) -> None:
     """Ship both models of the checkpoints under `out`, with what was measured beside them."""
     package_pipeline(pipeline_of_runs(out), ship / "toyworld")
     package_segmenter(out / "segmenter", ship / "toyworld-classes")
+    evaluation = out / "evaluation"
+    if (evaluation / "scores.json").exists():
+        scores = json.loads((evaluation / "scores.json").read_text())
+        shutil.copy(evaluation / "examples.webp", ship / "toyworld" / "examples.webp")
+        write_generator_card(out, ship / "toyworld", scores["generator"])
+        write_segmenter_card(out, ship / "toyworld-classes", scores["segmenter"])

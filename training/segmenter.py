@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -86,20 +87,22 @@ class Labelling:
     """The segmenter's task: the class of every pixel, from spoilt pictures."""
 
     def __init__(
-        self, model: SegformerForSemanticSegmentation, train: Split, validation: Split, batch_size: int
+        self, model: SegformerForSemanticSegmentation, train: list[Split], validation: Split, batch_size: int
     ) -> None:
         self._model, self._train, self._validation, self._batch_size = model, train, validation, batch_size
+        self._ends = np.cumsum([len(split) for split in train])
         self._rng = np.random.default_rng()
         self._weight = torch.ones(len(CLASSES))
         self._weight[CLASSES.index("sun") :] = _SMALL_THINGS_WEIGHT
 
     def loss(self, fraction: float) -> Tensor:
-        indices = self._rng.integers(len(self._train), size=self._batch_size)
         images, labels = [], []
-        for index in indices:
+        for number in self._rng.integers(self._ends[-1], size=self._batch_size):
+            which = int(np.searchsorted(self._ends, number, side="right"))
+            split, index = self._train[which], number - self._ends[which]  # negative: counted from the end
             flip = 1 if self._rng.random() < 0.5 else -1
-            images.append(spoil(np.ascontiguousarray(self._train.images[index][:, ::flip]), self._rng))
-            labels.append(self._train.classes[index][::_LOGIT_STRIDE, ::flip][:, ::_LOGIT_STRIDE])
+            images.append(spoil(np.ascontiguousarray(split.images[index][:, ::flip]), self._rng))
+            labels.append(split.classes[index][::_LOGIT_STRIDE, ::flip][:, ::_LOGIT_STRIDE])
         with torch.autocast("cpu", torch.bfloat16):
             logits = self._model(pixel_values(np.stack(images))).logits  # (n, classes, H/2, W/2)
         return functional.cross_entropy(
@@ -138,8 +141,25 @@ def train_segmenter(folder: Path, data: Path, plan: Plan) -> Metrics:
         torch.optim.AdamW(others, 2e-3, betas=(0.9, 0.98), weight_decay=1e-4),
     ]
     trainer = Trainer(folder, plan, {"segmenter": model}, optimizers)
-    task = Labelling(model, Split.open(data / "train"), Split.open(data / "validation"), plan.batch_size)
+    train = [Split.open(data / "train"), Split.open(data / "held-out")]
+    task = Labelling(model, train, Split.open(data / "validation"), plan.batch_size)
     return trainer.run(task.loss, task.validate)
+
+
+def score_segmenter(model: SegformerForSemanticSegmentation, split: Split) -> dict[str, Any]:
+    """Mean IoU and the IoU of each class over all of `split`."""
+    counts = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
+    for start in range(0, len(split), 32):
+        counts += confusion(
+            classify(model, split.images[start : start + 32]), split.classes[start : start + 32]
+        )
+    scores = intersection_over_union(counts)
+    return {
+        "scenes": len(split),
+        "mean_iou": round(float(np.mean(list(scores.values()))), 4),
+        "pixels_right": round(float(np.diag(counts).sum() / counts.sum()), 4),
+        "iou": {name: round(value, 4) for name, value in scores.items()},
+    }
 
 
 def load_segmenter(folder: Path) -> SegformerForSemanticSegmentation:

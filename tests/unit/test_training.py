@@ -37,6 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     build(folder / "train", "train", 120, processes=1)
     build(folder / "validation", "validation", 16, processes=1)
+    build(folder / "held-out", "held-out", 16, processes=1)
     return folder
 
 
@@ -46,6 +47,13 @@ def test_scenes_depend_on_seed_alone() -> None:
     assert (spec, texts) == (again_spec, again_texts)
     assert np.array_equal(scene.image, again.image)
     assert np.array_equal(scene.instances, again.instances)
+
+
+def test_captions_use_the_right_article() -> None:
+    rng = np.random.default_rng(1)
+    texts = [caption(sample_spec(rng), rng, complete=True).text for _ in SCENES]
+    assert any("an orange" in text for text in texts)
+    assert not any("a orange" in text for text in texts)
 
 
 def test_splits_hold_different_scenes() -> None:
@@ -80,7 +88,7 @@ def test_held_out_pairs_occur_in_training() -> None:
 
 
 def test_captions_speak_the_vocabulary() -> None:
-    known = set(VOCABULARY) | FILLERS
+    known = set(VOCABULARY) | FILLERS | {"an"}
     for index in SCENES:
         for text in draw_scene("train", index)[2]:
             assert set(re.findall(r"[a-z]+", text)) <= known

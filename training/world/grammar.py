@@ -5,6 +5,7 @@ leave things out and vary their order, so that the text encoder meets the many w
 scene.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,6 +167,9 @@ def sample_spec(rng: np.random.Generator, *, held_out: bool = False) -> Spec:
             return spec
 
 
+_AN = re.compile(r"\ba(?= [aeiou])")
+
+
 class _Speaker:
     """Says a spec in words, noting in `slots` what it said."""
 
@@ -238,4 +242,4 @@ def caption(spec: Spec, rng: np.random.Generator, *, complete: bool = False) -> 
         text = ", ".join([" ".join(setting), objects] if setting else [objects])
     else:
         text = " ".join([objects, *setting])
-    return Caption(text=text, slots=speaker.slots)
+    return Caption(text=_AN.sub("an", text), slots=speaker.slots)
