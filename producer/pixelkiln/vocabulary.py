@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 
 from pixelkiln_shared.catalogue import ModelEntry
 
@@ -12,8 +13,40 @@ MAX_NAMED = 8  # a warning that lists more words than this is not read
 
 _WORD = re.compile(r"[^\W\d_]+")
 _GRAMMAR = frozenset(
-    {"a", "an", "and", "are", "at", "by", "from", "image", "in", "is", "it", "its", "of", "on", "or", "over"}
-    | {"painting", "photo", "picture", "some", "the", "there", "to", "under", "with"}
+    {
+        "a",
+        "above",
+        "an",
+        "and",
+        "are",
+        "at",
+        "by",
+        "from",
+        "image",
+        "in",
+        "inside",
+        "into",
+        "is",
+        "it",
+        "its",
+        "of",
+    }
+    | {
+        "on",
+        "onto",
+        "or",
+        "over",
+        "painting",
+        "photo",
+        "picture",
+        "side",
+        "some",
+        "the",
+        "there",
+        "to",
+        "under",
+    }
+    | {"upon", "with"}
 )
 
 
@@ -37,29 +70,23 @@ class Vocabulary:
 
 
 @cache
-def _compiled(words: tuple[str, ...], synonyms: tuple[tuple[str, str], ...]) -> Vocabulary:
+def _compiled(words: tuple[str, ...], synonyms: tuple[str, ...]) -> Vocabulary:
     known = {*_GRAMMAR, *(word.lower() for word in words)}
     phrases: list[str] = []
-    for pair in synonyms:
-        for alternative in (part for side in pair for part in side.lower().split("|")):
-            (known.add if _WORD.fullmatch(alternative) else phrases.append)(alternative)
+    for synonym in (synonym.lower() for synonym in synonyms):
+        (known.add if _WORD.fullmatch(synonym) else phrases.append)(synonym)
     return Vocabulary(frozenset(known), _either(sorted(phrases, key=len, reverse=True)))
 
 
 def _either(phrases: list[str]) -> re.Pattern[str] | None:
-    if not phrases:
-        return None
-    try:
-        return re.compile(rf"\b(?:{'|'.join(phrases)})\b")
-    except re.error:  # an operator's catalogue may hold plain text that is no expression
-        return re.compile(rf"\b(?:{'|'.join(map(re.escape, phrases))})\b")
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, phrases))})\b") if phrases else None
 
 
 def unknown_words(entry: ModelEntry, prompt: str) -> dict[str, str] | None:
     """Return the `unknown_words` warning of a prompt; None where the model knows every word."""
     if not entry.vocabulary:
         return None
-    words = _compiled(entry.vocabulary, tuple(sorted(entry.synonyms.items()))).unknown(prompt)
+    words = _compiled(entry.vocabulary, tuple(chain(*entry.synonyms.values()))).unknown(prompt)
     if not words:
         return None
     named = ", ".join(words[:MAX_NAMED]) + (", ..." if len(words) > MAX_NAMED else "")

@@ -43,7 +43,9 @@ class ModelEntry(BaseModel):
     title: str
     description: str = ""
     source: str = Field("", description="`embedded:NAME`, a folder, `s3://...` or `hub:owner/name@revision`")
-    sha256: Mapping[str, str] = Field(default_factory=dict, description="Hash of each weight file, by relative path")
+    sha256: Mapping[str, str] = Field(
+        default_factory=dict, description="Hash of each weight file, by relative path"
+    )
     licence: str = ""
     method: str = Field("", description="For families with several algorithms")
     world: str = Field("", description="The closed world the model knows; empty: any picture")
@@ -57,7 +59,10 @@ class ModelEntry(BaseModel):
     classes: tuple[str, ...] = ()
     things: tuple[str, ...] = Field((), description="Classes that can be counted: split into instances")
     vocabulary: tuple[str, ...] = ()
-    synonyms: Mapping[str, str] = Field(default_factory=dict)
+    synonyms: Mapping[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="Per word of the vocabulary, the words and phrases that mean the same",
+    )
     example_prompts: tuple[str, ...] = ()
     test_only: bool = False
 
@@ -143,7 +148,9 @@ def _parse(text: str, where: str) -> dict[str, ModelEntry]:
         try:
             entries[name] = ModelEntry(id=name, **fields)
         except (ValidationError, TypeError) as error:
-            first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+            first = (
+                error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+            )
             field = ".".join(str(part) for part in first["loc"])
             raise Misconfigured(f"{where}: models.{name}.{field}: {first['msg']}") from error
     return entries
