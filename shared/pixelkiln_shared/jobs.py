@@ -178,14 +178,14 @@ class GenerateInput(Strict):
             raise PydanticCustomError("invalid_seed", "a seed lies between 0 and {limit}", {"limit": MAX_SEED})
         return value
 
-    @model_validator(mode="after")
-    def _size(self) -> GenerateInput:
-        for side in (self.width, self.height):
-            if side is not None and (side < 8 or side > 8_192 or side % 8):
-                raise PydanticCustomError(
-                    "invalid_size", "width and height are multiples of 8 between 8 and 8192 pixels", {}
-                )
-        return self
+    @field_validator("width", "height")
+    @classmethod
+    def _side(cls, value: int | None) -> int | None:
+        if value is not None and (value < 8 or value > 8_192 or value % 8):
+            raise PydanticCustomError(
+                "invalid_size", "width and height are multiples of 8 between 8 and 8192 pixels", {}
+            )
+        return value
 
 
 class Point(Strict):
