@@ -94,18 +94,23 @@ def _segmenter(args: argparse.Namespace) -> Metrics:
     return train_segmenter(args.out / "segmenter", args.out / "data", _plan(args, 8))
 
 
-def _generator(args: argparse.Namespace) -> Metrics:
+def _generator(args: argparse.Namespace) -> Metrics | None:
     from training.autoencoder import cache_latents, load_autoencoder
     from training.generator import train_generator
+    from training.peers import run_together
 
-    split = Split.open(args.out / "data" / "train")
     folder = args.out / "generator"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "latents.json").exists():
+        split = Split.open(args.out / "data" / "train")
         scale = cache_latents(load_autoencoder(args.out / "autoencoder"), split, folder / "latents.npy")
         write_json(folder / "latents.json", {"scale": scale})
     plan = _plan(args, 24, warmup_steps=150, ema_decay=0.998)
-    return train_generator(folder, split, folder / "latents.npy", args.out / "text-encoder", plan)
+    work = (folder, args.out / "data" / "train", folder / "latents.npy", args.out / "text-encoder", plan)
+    if args.peers == 1:
+        return train_generator(*work)
+    run_together(args.peers, train_generator, *work)
+    return None
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -181,6 +186,7 @@ def main() -> None:
     )
     parser.add_argument("--slice", type=minutes, default="1000h", help="stop after this much, to go on later")
     parser.add_argument("--threads", type=int, default=2, help="threads, or processes that draw")
+    parser.add_argument("--peers", type=int, default=1, help="processes that train the generator together")
     parser.add_argument("--scenes", type=int, default=40_000, help="scenes to draw for training")
     parser.add_argument("--prompts", type=int, default=192, help="prompts to judge")
     parser.add_argument(

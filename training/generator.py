@@ -19,6 +19,7 @@ from transformers import CLIPTextModel
 from training.dataset import Split
 from training.loop import Metrics, Plan, Trainer, load_average
 from training.muon import Muon, split_parameters
+from training.peers import Peers
 from training.text_encoder import WIDTH, SlotHeads, build_text_encoder
 from training.tokenizer import build_tokenizer, encode, sprinkle_unknown
 from training.world.grammar import CLASSES, COLOURS, FIRST_OBJECT_CLASS
@@ -185,16 +186,17 @@ def _optimizers(
 
 
 def train_generator(
-    folder: Path, split: Split, latents: Path, text_encoder_folder: Path, plan: Plan
+    folder: Path, data: Path, latents: Path, text_encoder_folder: Path, plan: Plan, peers: Peers | None = None
 ) -> Metrics:
-    """Train into `folder`; the checkpoint holds ``unet``, ``text_encoder`` and ``heads``."""
+    """Train into `folder`, alone or with `peers`; it will hold ``unet``, ``text_encoder`` and ``heads``."""
+    split = Split.open(data)
     torch.manual_seed(int.from_bytes(np.random.default_rng().bytes(4), "big"))
     text_encoder = build_text_encoder()
     load_average(text_encoder_folder, {"text_encoder": text_encoder, "heads": SlotHeads()})
     unet = build_unet().to(memory_format=torch.channels_last)
     heads = LayoutHeads(unet)
     modules: dict[str, nn.Module] = {"unet": unet, "text_encoder": text_encoder, "heads": heads}
-    trainer = Trainer(folder, plan, modules, _optimizers(unet, text_encoder, heads))
+    trainer = Trainer(folder, plan, modules, _optimizers(unet, text_encoder, heads), peers)
     task = FlowMatching(unet, text_encoder, heads, split, np.load(latents), plan.batch_size)
     return trainer.run(task.loss, task.validate)
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from training.dataset import write_json
+from training.peers import Peers
 
 Metrics = dict[str, float]
 
@@ -59,10 +60,12 @@ class Trainer:
         plan: Plan,
         modules: Mapping[str, nn.Module],
         optimizers: Sequence[torch.optim.Optimizer],
+        peers: Peers | None = None,
     ) -> None:
         self.folder = folder
         self.plan = plan
         self.spent = Spent()
+        self._peers = peers
         self._optimizers = optimizers
         self._modules = modules
         self.parameters = {
@@ -95,7 +98,7 @@ class Trainer:
         """Train until budget, slice or step limit is spent; `loss` gets the fraction spent so far."""
         started, next_report = self.spent.seconds, self.spent.seconds + self.plan.report_every_s
         losses: list[float] = []
-        while self._may_go_on(started):
+        while self._met_peers(self._may_go_on(started)):
             before = time.monotonic()
             losses.append(self._step(loss))
             self.spent.seconds += time.monotonic() - before
@@ -110,6 +113,15 @@ class Trainer:
         within_steps = plan.max_steps is None or self.spent.steps < plan.max_steps
         return within_steps and self.fraction < 1 and self.spent.seconds - started_s < plan.slice_s
 
+    def _met_peers(self, go_on: bool) -> bool:
+        if self._peers is None:
+            return go_on
+        if self.spent.steps % self._peers.meet_every:
+            return True
+        self._peers.average(list(self.parameters.values()))
+        go_on, self.spent.seconds = self._peers.agree(go_on, self.spent.seconds)
+        return go_on
+
     def _step(self, loss: Callable[[float], Tensor]) -> float:
         factor = learning_rate_factor(self.fraction, self.spent.steps, self.plan.warmup_steps)
         for group in self._groups():
@@ -122,13 +134,15 @@ class Trainer:
         for optimizer in self._optimizers:
             optimizer.step()
         self.spent.steps += 1
-        self.spent.presentations += self.plan.batch_size
+        self.spent.presentations += self.plan.batch_size * (self._peers.size if self._peers else 1)
         decay = min(self.plan.ema_decay, (1 + self.spent.steps) / (10 + self.spent.steps))
         current = [parameter.detach() for parameter in self.parameters.values()]
         torch._foreach_lerp_(list(self.average.values()), current, 1 - decay)
         return float(value.detach())
 
     def _report(self, losses: list[float], validate: Callable[[], Metrics]) -> Metrics:
+        if self._peers is not None and self._peers.rank > 0:
+            return {}
         self.swap_average()
         for module in self._modules.values():
             module.eval()

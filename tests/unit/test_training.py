@@ -14,9 +14,10 @@ from training.autoencoder import cache_latents, load_autoencoder, train_autoenco
 from training.dataset import Split, build, draw_scene, write_json
 from training.generator import train_generator
 from training.large_decoder import train_large_decoder
-from training.loop import Plan, learning_rate_factor
+from training.loop import Plan, Trainer, learning_rate_factor
 from training.muon import orthogonalize
 from training.package import package_all
+from training.peers import Peers, run_together
 from training.segmenter import train_segmenter
 from training.text_encoder import train_text_encoder
 from training.tokenizer import MAX_TOKENS, UNKNOWN, build_tokenizer, encode, sprinkle_unknown
@@ -164,9 +165,12 @@ def train_all(out: Path, data: Path, max_steps: int) -> None:
     train_autoencoder(out / "autoencoder", data, plan(max_steps, 4))
     train_large_decoder(out / "large-decoder", data, out / "autoencoder", plan(max_steps, 2))
     train_segmenter(out / "segmenter", data, plan(max_steps, 4))
-    split = Split.open(data / "train")
-    cache_latents(load_autoencoder(out / "autoencoder"), split, out / "latents.npy")
-    train_generator(out / "generator", split, out / "latents.npy", out / "text-encoder", plan(max_steps, 8))
+    autoencoder = load_autoencoder(out / "autoencoder")
+    cache_latents(autoencoder, Split.open(data / "train"), out / "latents.npy")
+    generator_plan = plan(max_steps, 8)
+    train_generator(
+        out / "generator", data / "train", out / "latents.npy", out / "text-encoder", generator_plan
+    )
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +210,19 @@ def test_checkpoints_package_as_plain_models(trained: Path, tmp_path: Path) -> N
     values = processor(images=picture, return_tensors="pt")["pixel_values"]
     assert segmenter.float()(values).logits.shape == (1, len(CLASSES), 64, 64)
     assert segmenter.config.id2label[0] == "sky"
+
+
+def _train_with_peer(folder: Path, peers: Peers) -> None:
+    torch.manual_seed(peers.rank)
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = Trainer(folder, plan(8, 1), {"model": model}, [optimizer], peers)
+    trainer.run(lambda fraction: model(torch.randn(8, 4)).square().mean(), dict)
+    (folder / f"{peers.rank}.json").write_text(json.dumps(model.weight.tolist()))
+
+
+def test_peers_leave_with_the_same_weights(tmp_path: Path) -> None:
+    run_together(2, _train_with_peer, tmp_path)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert np.allclose(first, second)
+    assert json.loads((tmp_path / "state.json").read_text())["presentations"] == 32
