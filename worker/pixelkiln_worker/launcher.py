@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,9 @@ from pathlib import Path
 import structlog
 
 from pixelkiln_shared import logs
-from pixelkiln_shared.errors import Misconfigured
+from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
+from pixelkiln_shared.fleet import Fleet
+from pixelkiln_shared.ledger import redis_client
 from pixelkiln_shared.settings import Settings, load
 from pixelkiln_worker.app import EXIT_MISCONFIGURED, served
 
@@ -72,6 +75,7 @@ class Child:
     started_at: float = 0.0
     next_start_at: float = 0.0
     pause_s: float = FIRST_PAUSE_S
+    last_pid: int = 0
     last_code: int | None = None
 
     def start(self) -> None:
@@ -87,9 +91,10 @@ class Child:
         log.info("worker started", pid=self.process.pid, **self.environment)
 
     def ended(self) -> bool:
-        """Whether the process has ended; notes how, and when to start the next."""
+        """Whether the process has just ended; notes how, and when to start the next."""
         if self.process is None or self.process.poll() is None:
             return False
+        self.last_pid = self.process.pid
         self.last_code = self.process.returncode
         now = time.monotonic()
         self.pause_s = (
@@ -123,13 +128,25 @@ class Launcher:
         code = 0
         while not self._stopping.is_set():
             for child in self.children:
-                if child.ended() and child.last_code == EXIT_MISCONFIGURED:
-                    code = EXIT_MISCONFIGURED  # a restart would say the same
-                    self._stopping.set()
+                if child.ended():
+                    self._strike_off(child.last_pid)
+                    if child.last_code == EXIT_MISCONFIGURED:
+                        code = EXIT_MISCONFIGURED  # a restart would say the same
+                        self._stopping.set()
                 if child.process is None and time.monotonic() >= child.next_start_at and not code:
                     child.start()
             self._stopping.wait(_POLL_S)
         return self._stop() or code
+
+    def _strike_off(self, pid: int) -> None:
+        """Take a dead child off the fleet's register, where it would be counted as alive for a while."""
+        try:
+            fleet = Fleet(redis_client(self.settings))
+            for info in fleet.workers():
+                if info.pid == pid and info.host == socket.gethostname():
+                    fleet.leave(info.id)
+        except RedisUnavailable:
+            return
 
     def _stop(self) -> int:
         """Drain every child; kill those that do not end in time."""

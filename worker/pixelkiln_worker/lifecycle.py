@@ -230,6 +230,8 @@ class Lifecycle:
         self._give_back(lambda job: not job.started)
         self._shop.held.wait_until_empty(HUNG_GRACE_S)
         self._give_back(lambda job: True)
+        self._report.stop()
+        self._leave()
         self._exit(EXIT_HUNG)
 
     def _enter(self, state: State) -> None:

@@ -44,7 +44,8 @@ class OutOfMemoryError(RuntimeError):
 
 
 def load(entry: ModelEntry, device: Device) -> StubModel:
-    """Return the stub; nothing is loaded."""
+    """Return the stub; only its canvas is made."""
+    _canvas(entry.defaults["width"], entry.defaults["height"])
     return StubModel(entry)
 
 
