@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +252,7 @@ def flux(folder: Path) -> Path:
 def segformer(folder: Path, names: Sequence[str] = ("sky", "grass", "house"), **fields: Any) -> Path:
     """Save a SegFormer with random weights and its image processor."""
     torch.manual_seed(0)
-    config: Mapping[str, Any] = {
+    config: dict[str, Any] = {
         "num_encoder_blocks": 2,
         "depths": [1, 1],
         "sr_ratios": [2, 1],

@@ -8,7 +8,7 @@ import pytest
 from pixelkiln_shared.catalogue import Catalogue, ModelEntry
 from pixelkiln_shared.errors import InvalidInput, JobCanceled, ModelUnavailable
 from pixelkiln_shared.jobs import Kind
-from pixelkiln_worker.families import classical, colours
+from pixelkiln_worker.families import classical, colours, regions
 from pixelkiln_worker.families.contract import Outcome, Pixels, Segmentation
 from tests.tiny_models import CPU, Steps, photo_like, segment_task
 
@@ -129,7 +129,7 @@ def test_colours_are_called_by_their_names() -> None:
 )
 def test_a_colour_has_the_name_people_give_it(rgb: tuple[int, int, int], name: str) -> None:
     pixel = np.array([[rgb]], np.uint8)
-    assert colours.name(classical.regions.to_lab(pixel)[0, 0]) == name
+    assert colours.name(regions.to_lab(pixel)[0, 0]) == name
     assert name in colours.NAMES
 
 

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from pixelkiln_shared.catalogue import Limits
 from pixelkiln_shared.errors import JobCanceled, ModelUnavailable
+from pixelkiln_worker import weights
 from pixelkiln_worker.families import diffusion
 from pixelkiln_worker.families.contract import Outcome
 from tests import tiny_models
@@ -167,7 +168,7 @@ def test_identity_and_footprint_tell_what_ran(sd: diffusion.Diffusion) -> None:
 
 
 def test_the_footprint_is_known_before_loading(folders: dict[str, Path], sd: diffusion.Diffusion) -> None:
-    foreseen = diffusion.weights.resolve(generator_entry(folders["sd"])).footprint_bytes(4)
+    foreseen = weights.resolve(generator_entry(folders["sd"])).footprint_bytes(4)
     assert abs(foreseen - sd.footprint_bytes) < 0.01 * sd.footprint_bytes
 
 

@@ -65,7 +65,7 @@ def palette(lab: Lab, colours: int, *, thumbnail_px: int = 256) -> NDArray[np.fl
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 40, 0.2)
     count = min(colours, different)
     if count == 1:
-        return samples.mean(0, keepdims=True)
+        return np.asarray(samples.mean(0, keepdims=True), np.float32)
     _, _, centres = cv2.kmeans(samples, count, None, criteria, 3, cv2.KMEANS_PP_CENTERS)
     return np.asarray(centres, np.float32)
 
