@@ -329,8 +329,9 @@ def _rgb(image: Image.Image, profile: ImageCms.ImageCmsTransform | None) -> Imag
 
 def _encoded_anew(image: Image.Image, profile: ImageCms.ImageCmsTransform | None) -> tuple[bytes, str]:
     if _format(image) == "JPEG":
-        file = io.BytesIO()
-        _rgb(image, profile).save(file, "JPEG", quality=95, subsampling=0)
+        file, page = io.BytesIO(), _rgb(image, profile)
+        page.info = {}  # else Pillow writes the comment, and what else it found, into the new file
+        page.save(file, "JPEG", quality=95, subsampling=0)
         return file.getvalue(), "image/jpeg"
     width, height = image.size
     return png.png_file(width, height, png.RGB, _filtered_bands(image, profile)), "image/png"
