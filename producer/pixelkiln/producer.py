@@ -209,11 +209,15 @@ class Producer:
         Raises:
             NotFound: no such job, or somebody else's.
         """
+        missing = NotFound("no such job")  # said alike whether it never was, has gone or is somebody else's
         if not _JOB_ID.fullmatch(job_id):
-            raise NotFound("no such job")
-        record = self.ledger.get(job_id)
+            raise missing
+        try:
+            record = self.ledger.get(job_id)
+        except NotFound as error:
+            raise missing from error
         if record.tenant != tenant:
-            raise NotFound("no such job")
+            raise missing
         return record
 
     def jobs(
@@ -271,11 +275,15 @@ class Producer:
         Raises:
             NotFound: no such group, or somebody else's.
         """
+        missing = NotFound("no such group")
         if not _GROUP_ID.fullmatch(group_id):
-            raise NotFound("no such group")
-        group = self.ledger.group(group_id)
+            raise missing
+        try:
+            group = self.ledger.group(group_id)
+        except NotFound as error:
+            raise missing from error
         if group.tenant != tenant:
-            raise NotFound("no such group")
+            raise missing
         return group
 
     def cancel_group(self, group_id: str, tenant: str = "default") -> Group:

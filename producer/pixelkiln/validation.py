@@ -92,7 +92,7 @@ def _code(kind: str, pointer: str) -> str:
         return "unknown_kind"
     if pointer.endswith("/model") and kind == "string_too_long":
         return "unknown_model"
-    return _CODES.get(kind, "invalid_type" if kind.endswith("_type") else "invalid_input")
+    return _CODES.get(kind, "invalid_type" if kind.endswith(("_type", "_parsing")) else "invalid_input")
 
 
 def _pointer(location: Sequence[str | int], raw: object) -> str:

@@ -33,6 +33,8 @@ from pixelkiln_shared.errors import (
     InvalidRequest,
     PixelkilnError,
     QueueFull,
+    RedisUnavailable,
+    StorageUnavailable,
     Unauthorized,
     Unavailable,
 )
@@ -133,7 +135,7 @@ def problem(error: PixelkilnError, request: Request) -> ProblemResponse:
         "type": "about:blank",
         "title": HTTPStatus(error.status).phrase,
         "status": error.status,
-        "detail": error.message,
+        "detail": _detail(error),
         "instance": request.url.path[:200],
         "code": error.code,
         "errors": errors or [],
@@ -184,6 +186,15 @@ class _Located:
 
     def errors(self, **_: bool) -> list[dict[str, Any]]:
         return [self._entry]
+
+
+def _detail(error: PixelkilnError) -> str:
+    """Return the message, but of what we stand on only that it is away: its addresses are nobody's business."""
+    if isinstance(error, RedisUnavailable):
+        return "the queue does not answer; try again soon"
+    if isinstance(error, StorageUnavailable):
+        return "the storage does not answer; try again soon"
+    return error.message
 
 
 def _advise(error: PixelkilnError, headers: MutableHeaders) -> None:
