@@ -60,6 +60,8 @@ def _client(error: PixelkilnError) -> tuple[int, str]:
     match error:
         case errors.WaitTimeout():
             return TIMED_OUT, "It goes on; `pixelkiln wait ID` waits again."
+        case errors.AuthError(code="link_expired"):
+            return FAILED, ""
         case errors.AuthError():
             return NO_KEY, "Put the API's key into PIXELKILN_API_KEY."
         case errors.ServerUnreachable():

@@ -112,7 +112,7 @@ class AsyncClient:
         return await self.http.request(
             step.method,
             step.path,
-            params=step.params,
+            params=step.params or None,
             headers=headers,
             content=step.content,
             files=step.files,

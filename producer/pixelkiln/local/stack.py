@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +38,7 @@ class Stack:
         data: the folder; made when missing, readable by this user only.
         port: of the API; 0 takes a free one.
         workers: how many worker launchers; each serves every device it finds.
+        environment: of the children; left out: ours.
         say: gets a line about each thing that happens.
 
     Raises (from `start`):
@@ -46,13 +47,20 @@ class Stack:
     """
 
     def __init__(
-        self, data: Path, *, port: int = 0, workers: int = 1, say: Callable[[str], None] = lambda _: None
+        self,
+        data: Path,
+        *,
+        port: int = 0,
+        workers: int = 1,
+        environment: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.data = data
         self.url = ""
         self.children: list[Child] = []
         self._port = port
         self._workers = workers
+        self._base = dict(os.environ if environment is None else environment)
         self._say = say
         self._lock: IO[str] | None = None
         self._guard: Guard | None = None
@@ -143,7 +151,7 @@ class Stack:
             raise AlreadyRunning(f"Pixelkiln is already running on {self.data}: {where}") from error
 
     def _environment(self, port: int) -> dict[str, str]:
-        environment = dict(os.environ)
+        environment = dict(self._base)
         environment["PIXELKILN_REDIS_URL"] = self._redis()
         environment.setdefault("PIXELKILN_STORAGE_URL", (self.data.resolve() / "objects").as_uri())
         environment.setdefault("PIXELKILN_SECRET", secret_of(self.data / "secret"))
@@ -157,14 +165,14 @@ class Stack:
         return environment
 
     def _redis(self) -> str:
-        url = redis_server.given_url(os.environ)
+        url = redis_server.given_url(self._base)
         if url is not None:
             version = redis_server.wait_until_ready(url, timeout_s=5.0)
             self._say(f"redis {version} at {redis_server.without_password(url)}")
             return url
         program, version = redis_server.find_server()
         configuration, url = redis_server.write_configuration(self.data / "redis")
-        child = self._add("redis", [program, str(configuration)], dict(os.environ))
+        child = self._add("redis", [program, str(configuration)], self._base)
         try:
             redis_server.wait_until_ready(url, alive=child.alive)
         except Misconfigured as error:
