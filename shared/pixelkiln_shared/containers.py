@@ -56,6 +56,15 @@ def _png_chunks(data: bytes) -> Iterator[png.Chunk]:
         at += 12 + length
 
 
+def png_exif(data: bytes) -> bytes:
+    """Return a PNG's EXIF block, empty without one; Pillow decodes the whole picture to look for it.
+
+    Raises:
+        Broken: as `stripped_png`.
+    """
+    return next((body for kind, body in _png_chunks(data) if kind == b"eXIf"), b"")
+
+
 def png_depth(data: bytes) -> int:
     """Return the bits a sample that a PNG's header states."""
     return data[24]

@@ -119,7 +119,7 @@ def open_picture(data: bytes, limits: PictureLimits) -> CheckedPicture:
     image = _opened(data, limits)
     try:
         bare = _bare(image, data)
-        turn = _UPRIGHT.get(_orientation(image))
+        turn = _UPRIGHT.get(_orientation(image, data))
         if turn is None and _is_plain(image, data):
             kept, size = bare, image.size
             _decoded(Image.open(io.BytesIO(bare), formats=limits.formats), bare)
@@ -155,7 +155,7 @@ def decode(data: bytes, limits: PictureLimits = OURS) -> NDArray[np.uint8]:
 
     image = _opened(data, limits)
     try:
-        turn, profile = _UPRIGHT.get(_orientation(image)), _to_srgb(image)
+        turn, profile = _UPRIGHT.get(_orientation(image, data)), _to_srgb(image)
         _decoded(image, data)
         pixels = np.array(_rgb(image if turn is None else _turned(image, turn), profile))
     except (InvalidImage, MemoryError):
@@ -260,9 +260,14 @@ def _decoded(image: Image.Image, data: bytes) -> None:
             raise containers.Broken("the picture ends before its last row")
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, data: bytes) -> int:
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        if image.format == "PNG":
+            exif = Image.Exif()
+            exif.load(containers.png_exif(data))
+        else:
+            exif = image.getexif()
+        return int(exif.get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - damaged EXIF does not make a damaged picture
         return 1
 

@@ -42,11 +42,17 @@ def png_file(
     """
     level, strategy = (4, zlib.Z_DEFAULT_STRATEGY) if flat else (1, zlib.Z_RLE)
     packer = zlib.compressobj(level, zlib.DEFLATED, 15, 9, strategy)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    before = [packed_chunk(kind, data) for kind, data in [(b"IHDR", header), *chunks]]
     packed = [packer.compress(portion) for portion in rows]
     packed.append(packer.flush())
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    parts: list[Chunk] = [(b"IHDR", header), *chunks, (b"IDAT", b"".join(packed)), (b"IEND", b"")]
-    return SIGNATURE + b"".join(packed_chunk(kind, data) for kind, data in parts)
+    crc = zlib.crc32(b"IDAT")
+    for piece in packed:
+        crc = zlib.crc32(piece, crc)
+    length = struct.pack(">I", sum(map(len, packed)))
+    # One join, so that a big picture is not copied chunk by chunk.
+    pixels = [length, b"IDAT", *packed, struct.pack(">I", crc)]
+    return b"".join([SIGNATURE, *before, *pixels, packed_chunk(b"IEND", b"")])
 
 
 def packed_chunk(kind: bytes, data: bytes) -> bytes:

@@ -502,6 +502,17 @@ def test_orientation_is_applied(form: str, orientation: int) -> None:
     assert distance(decode(picture.data), upright) < 4
 
 
+def test_orientation_behind_the_pixels_counts() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(photo(), "PNG")
+    late = png.packed_chunk(b"eXIf", exif.tobytes()[6:])
+
+    picture = open_picture(data[:-12] + late + data[-12:], LIMITS)
+
+    assert (picture.width, picture.height) == (HEIGHT, WIDTH)
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 65_535])
 def test_an_unknown_orientation_is_upright(orientation: int) -> None:
     exif = Image.Exif()
