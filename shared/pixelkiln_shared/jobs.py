@@ -145,15 +145,23 @@ def _clean(value: str, *, what: str) -> str:
     return value
 
 
+# What the validators below check, for the OpenAPI document.
+_SIDE: dict[str, Any] = {"minimum": 8, "maximum": 8_192, "multipleOf": 8}
+
+
 class GenerateInput(Strict):
     """Text to image. Sizes are pixels; what is left out comes from the model's defaults."""
 
-    prompt: str
-    negative_prompt: str = ""
+    prompt: str = Field(json_schema_extra={"minLength": 1, "maxLength": MAX_PROMPT_CHARACTERS})
+    negative_prompt: str = Field(default="", json_schema_extra={"maxLength": MAX_PROMPT_CHARACTERS})
     count: int = Field(default=1, ge=1, le=MAX_IMAGES_PER_JOB, description="Images to make in this job")
-    seed: int | None = Field(default=None, description=f"0 to {MAX_SEED}; image i uses seed + i")
-    width: int | None = None
-    height: int | None = None
+    seed: int | None = Field(
+        default=None,
+        description="Image i uses seed + i",
+        json_schema_extra={"minimum": 0, "maximum": MAX_SEED - MAX_IMAGES_PER_JOB},
+    )
+    width: int | None = Field(default=None, json_schema_extra=_SIDE)
+    height: int | None = Field(default=None, json_schema_extra=_SIDE)
     steps: int | None = Field(default=None, ge=1, le=200)
     guidance: float | None = Field(default=None, ge=0, le=50, description="Classifier-free guidance scale")
     format: Literal["png", "webp", "jpeg"] = "png"

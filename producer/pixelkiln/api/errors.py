@@ -189,7 +189,7 @@ class _Located:
 
 
 def _detail(error: PixelkilnError) -> str:
-    """Return the message, but of what we stand on only that it is away: its addresses are nobody's business."""
+    """Return the message, but of what we stand on only that it is away: its address is nobody's business."""
     if isinstance(error, RedisUnavailable):
         return "the queue does not answer; try again soon"
     if isinstance(error, StorageUnavailable):

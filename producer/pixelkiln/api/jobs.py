@@ -16,7 +16,7 @@ from pixelkiln.api import cursors
 from pixelkiln.api.auth import Caller, CurrentCaller
 from pixelkiln.api.body import JsonBody
 from pixelkiln.api.errors import InvalidIdempotencyKey
-from pixelkiln.api.openapi import body_of
+from pixelkiln.api.openapi import EVENT, body_of
 from pixelkiln.api.responses import problems
 from pixelkiln.api.services import Parts
 from pixelkiln.api.views import Views
@@ -169,7 +169,7 @@ def delete(job_id: str, parts: Parts, caller: CurrentCaller) -> Response:
     responses={
         200: {
             "description": "`status` (a whole job), `progress`, `preview`, `artifact`, `error`",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": EVENT}},
         },
         **problems(),
     },

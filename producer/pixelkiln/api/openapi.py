@@ -40,6 +40,17 @@ UPLOAD_BODY: dict[str, Any] = {
 }
 
 
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"enum": ["status", "progress", "preview", "artifact", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+
+
 class GroupSubmission(Strict):
     """Jobs that belong together: all are accepted or none."""
 
