@@ -16,10 +16,6 @@ from pixelkiln.cli.faults import Refused
 from pixelkiln.cli.make import read_stdin
 from pixelkiln.cli.options import literal
 
-TEXT_FIELDS = frozenset(
-    {"prompt", "negative_prompt", "model", "kind", "image", "format", "priority", "group"}
-)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
@@ -41,8 +37,11 @@ def read_rows(source: str, renames: Mapping[str, str]) -> Iterator[Row]:
         Refused: the file cannot be read, or a line is neither a JSON object nor a CSV row.
     """
     seen: Counter[str] = Counter()
+    table = source.lower().endswith(".csv")
     for line, raw in _lines(source):
         fields = {renames.get(name, name): value for name, value in raw.items()}
+        if table:
+            fields = {name: cell(name, value) for name, value in fields.items()}
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:24]
         seen[digest] += 1
         yield Row(line=line, key=f"{digest}.{seen[digest]}", fields=fields)
@@ -91,11 +90,20 @@ def _csv(file: Any, source: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for row in reader:
             if None in row:
                 raise Refused(f"{source}, line {reader.line_num}: more cells than columns")
-            yield reader.line_num, {name: _cell(name, value) for name, value in row.items() if value}
+            yield reader.line_num, {name: value for name, value in row.items() if value}
     except csv.Error as error:
         raise Refused(f"{source}, line {reader.line_num}: {error}") from error
 
 
-def _cell(name: str, value: str) -> Any:
-    """Read a cell: text columns stay text, the rest become numbers where they look like it."""
-    return value if name in TEXT_FIELDS else literal(value)
+def cell(name: str, value: str) -> Any:
+    """Read a cell of a table: fields that hold numbers, lists or settings are parsed, text stays as it is."""
+    from pixelkiln.client.requests import text_fields
+
+    if name in text_fields():
+        return value
+    if value[:1] in "[{":
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
+    return literal(value)

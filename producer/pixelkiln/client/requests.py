@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import Any, get_args, get_origin
 
 from pixelkiln_shared.jobs import INPUTS, JobRequest, Kind
 
@@ -44,3 +45,19 @@ def known_fields() -> frozenset[str]:
     """Return every name a flat row may use."""
     inputs = (name for model in INPUTS.values() for name in model.model_fields)
     return ENVELOPE | frozenset(inputs)
+
+
+@cache
+def text_fields() -> frozenset[str]:
+    """Return those names of a flat row whose values are text, whatever they look like."""
+    fields = [field for model in (JobRequest, *INPUTS.values()) for field in model.model_fields.items()]
+    others = (bool, int, float, list, dict)
+    mixed = {
+        name
+        for name, field in fields
+        if any(
+            kind in others or get_origin(kind) in others
+            for kind in (field.annotation, *get_args(field.annotation))
+        )
+    }
+    return known_fields() - mixed
