@@ -20,38 +20,26 @@ from celery import signals
 
 from pixelkiln_shared import logs, pictures
 from pixelkiln_shared.bells import CeleryBells, lane_queue, make_app
-from pixelkiln_shared.catalogue import Catalogue, ModelEntry
+from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import Misconfigured, ModelUnavailable, Unavailable
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import check_redis, open_ledger, redis_client
 from pixelkiln_shared.settings import Settings, settings
 from pixelkiln_shared.storage import open_storage
-from pixelkiln_worker import device, families, firing, tasks
+from pixelkiln_worker import device, firing, tasks
 from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Held
 from pixelkiln_worker.lifecycle import Lifecycle, Ringer
 from pixelkiln_worker.residency import Residency
+from pixelkiln_worker.serving import EXIT_MISCONFIGURED, EXIT_UNAVAILABLE, served
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import Turns
 
 log = structlog.get_logger(__name__)
 
-EXIT_MISCONFIGURED = 2
-EXIT_UNAVAILABLE = 69
 HANDS = 8  # transfers side by side: enough to hide a store's latency behind a batch of eight
 SWITCH_S = 0.001  # Python's 5 ms between threads is long against a step of a small model
-
-
-def served(settings: Settings) -> dict[str, ModelEntry]:
-    """Return what a worker with these settings serves, by lane.
-
-    Raises:
-        Misconfigured: the catalogue or the wished models are wrong.
-    """
-    catalogue = Catalogue.load(settings.catalogue, stub=settings.stub)
-    entries = families.servable(catalogue, settings.worker_models)
-    return {f"{kind}.{entry.id}": entry for entry in entries for kind in entry.kinds}
 
 
 class Process:

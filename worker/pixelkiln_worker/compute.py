@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import structlog
 
 from pixelkiln_shared.errors import JobCanceled, OutOfMemory
+from pixelkiln_worker.device import OUT_OF_MEMORY
 from pixelkiln_worker.families.contract import Model, Outcome, Task
 from pixelkiln_worker.held import HeldJob
 
 log = structlog.get_logger(__name__)
 
 _KEYS_KEPT = 256
-_OOM_NAMES = frozenset({"OutOfMemoryError", "MemoryError", "_ArrayMemoryError"})  # torch, Python, numpy
 
 
 @dataclass(slots=True, eq=False)
@@ -88,7 +88,7 @@ class Compute:
         # from here on the traceback is dropped: its frames hold the tensors that filled the memory
         if error is None:
             return
-        if type(error).__name__ in _OOM_NAMES:
+        if type(error).__name__ in OUT_OF_MEMORY:
             self._after_out_of_memory(model, works, key, make_room)
         elif len(works) == 1:
             works[0].outcome = error
@@ -137,6 +137,6 @@ class Compute:
         error = self._run_once(model, works)
         if error is None:
             return works[0].outcome
-        if type(error).__name__ not in _OOM_NAMES:
+        if type(error).__name__ not in OUT_OF_MEMORY:
             return error
         return OutOfMemory("the device's memory does not hold it; ask for a smaller size or fewer images")

@@ -22,6 +22,9 @@ from pixelkiln_shared.settings import Settings
 
 T = TypeVar("T")
 
+# What torch, Python and numpy call it; by name, since torch may not be installed or not be imported yet.
+OUT_OF_MEMORY = frozenset({"OutOfMemoryError", "MemoryError", "_ArrayMemoryError"})
+
 _MIB = 1_048_576
 _CPU_SHARE = 0.5  # of the host's memory: the API, Redis and the page cache live there too
 _GPU_SHARE = 0.8  # of the card's memory: activations and the allocator's slack need the rest

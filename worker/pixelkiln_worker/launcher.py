@@ -21,7 +21,7 @@ from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import redis_client
 from pixelkiln_shared.settings import Settings, load
-from pixelkiln_worker.app import EXIT_MISCONFIGURED, served
+from pixelkiln_worker.serving import EXIT_MISCONFIGURED, served
 
 log = structlog.get_logger(__name__)
 
@@ -131,7 +131,7 @@ class Launcher:
                 if child.ended():
                     self._strike_off(child.last_pid)
                     if child.last_code == EXIT_MISCONFIGURED:
-                        code = EXIT_MISCONFIGURED  # a restart would say the same
+                        code = EXIT_MISCONFIGURED
                         self._stopping.set()
                 if child.process is None and time.monotonic() >= child.next_start_at and not code:
                     child.start()

@@ -21,6 +21,7 @@ from pixelkiln_shared.settings import Settings
 from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.loops import Loop
+from pixelkiln_worker.serving import EXIT_HUNG
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +30,6 @@ REAP_S = 5.0
 REPORT_S = 5.0
 HUNG_GRACE_S = 5.0  # past its run timeout, a model that reaches a step within this time saves its process
 LAST_WORDS_S = 2.0  # after a drain, for firings to notice and Celery to say goodbye
-EXIT_HUNG = 70
 
 
 class Ringer:

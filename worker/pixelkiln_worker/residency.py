@@ -15,7 +15,7 @@ import structlog
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_worker import families
-from pixelkiln_worker.device import Device
+from pixelkiln_worker.device import OUT_OF_MEMORY, Device
 from pixelkiln_worker.families.contract import Load, Model
 
 log = structlog.get_logger(__name__)
@@ -90,7 +90,7 @@ class Residency:
 
     def _open(self, entry: ModelEntry) -> Model:
         try:
-            return self._load(entry, self._device)
+            return self._load_with_room(entry)
         except Exception as error:
             self._failed_at[entry.id] = time.monotonic()
             log.exception("model did not load", model=entry.id)
@@ -98,6 +98,15 @@ class Residency:
             if isinstance(error, ModelUnavailable):
                 raise
             raise ModelUnavailable(f"{entry.id} did not load: {type(error).__name__}") from error
+
+    def _load_with_room(self, entry: ModelEntry) -> Model:
+        try:
+            return self._load(entry, self._device)
+        except Exception as error:
+            if type(error).__name__ not in OUT_OF_MEMORY or not self._models:
+                raise
+        self.evict_others("")  # outside the handler: the error's frames hold half a model
+        return self._load(entry, self._device)
 
     def _make_room(self, needed_bytes: int, *, keep: str | None = None) -> None:
         evicted = False

@@ -1,0 +1,358 @@
+"""The life of a batch, on the in-memory twins and a model that does what the test says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pixelkiln_shared import pictures
+from pixelkiln_shared.catalogue import Catalogue, ModelEntry
+from pixelkiln_shared.errors import ModelUnavailable
+from pixelkiln_shared.jobs import JobSpec, Kind, Result, Role, Status
+from pixelkiln_shared.keys import new_id
+from pixelkiln_shared.ledger.contract import Record
+from pixelkiln_shared.testing.ledger import MemoryLedger
+from pixelkiln_shared.testing.storage import MemoryStorage
+from pixelkiln_worker import imaging
+from pixelkiln_worker.compute import Compute
+from pixelkiln_worker.device import Device, DeviceThread
+from pixelkiln_worker.families.contract import Outcome, Picture, Segment, Segmentation, Task, Watch
+from pixelkiln_worker.firing import Workshop, fire
+from pixelkiln_worker.held import Gone, Held
+from pixelkiln_worker.residency import Residency
+from pixelkiln_worker.telemetry import Telemetry
+from pixelkiln_worker.turns import Turns
+from tests.worker_processes import TENANT, new_job, stub_spec, wait_for
+
+CPU = Device(name="cpu", kind="cpu", memory_bytes=10**9, dtype_name="float32", threads=1)
+RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
+
+
+def paint(batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
+    watch.step(1, 1)
+    return [_outcome(task) for task in batch]
+
+
+def _outcome(task: Task) -> Outcome:
+    if task.image is None:
+        return Outcome(pictures=(Picture(pixels=RED, seed=task.spec.input["seed"]),))
+    ids = np.ones(task.image.shape[:2], np.uint16)
+    return Outcome(segmentation=Segmentation(ids=ids, segments=(Segment(id=1, label="all", category=1),)))
+
+
+@dataclass
+class Brush:
+    """A model whose `run` the test sets; `batches` are the prompts it was handed."""
+
+    run_batch: Callable[[Sequence[Task], Watch], list[Outcome | Exception]] = paint
+    batches: list[list[str]] = field(default_factory=list)
+    images: list[Any] = field(default_factory=list)
+    footprint_bytes: int = 0
+    identity: dict[str, Any] = field(default_factory=lambda: {"revision": "r1"})
+    max_rows: int = 8
+
+    def run(self, batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
+        self.batches.append([task.spec.input.get("prompt", "") for task in batch])
+        self.images += [task.image for task in batch]
+        return self.run_batch(batch, watch)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class House:
+    """A workshop, with a handle on each of its parts."""
+
+    ledger: MemoryLedger
+    storage: MemoryStorage
+    brush: Brush
+    shop: Workshop
+    rung: list[int]
+
+    def submit(self, *specs: JobSpec) -> list[str]:
+        self.ledger.submit([new_job(spec) for spec in specs])
+        return [spec.id for spec in specs]
+
+    def run(self, *specs: JobSpec) -> list[Record]:
+        ids = self.submit(*specs)
+        fire(self.shop)
+        return [self.ledger.get(name) for name in ids]
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    ledger, storage, brush, turns, rung = MemoryLedger(), MemoryStorage(), Brush(), Turns(), []
+    catalogue = Catalogue.load(stub=True)
+    lanes = {lane: catalogue.lanes[lane] for lane in ("generate.stub", "segment.classical-otsu")}
+
+    def load(entry: ModelEntry, device: Device) -> Brush:
+        return brush
+
+    with ThreadPoolExecutor(4) as hands:
+        shop = Workshop(
+            worker_id="w1",
+            lease_s=15,
+            lanes=lanes,
+            ledger=ledger,
+            storage=storage,
+            device=CPU,
+            thread=DeviceThread(),
+            residency=Residency(CPU, load),
+            compute=Compute(turns.progress, CPU.free_caches),
+            turns=turns,
+            held=Held(ledger),
+            telemetry=Telemetry(),
+            hands=hands,
+            decode=pictures.decode,
+            ring_soon=lambda: rung.append(1),
+            draining=threading.Event(),
+        )
+        yield House(ledger, storage, brush, shop, rung)
+        shop.thread.close()
+
+
+def in_background(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def segment_spec(image: dict[str, Any]) -> JobSpec:
+    return JobSpec(
+        id=new_id("job"), kind=Kind.SEGMENT, model="classical-otsu", tenant=TENANT, input={"image": image}
+    )
+
+
+def code_of(record: Record) -> str:
+    return str(json.loads(record.error or "{}").get("code"))
+
+
+def roles(record: Record) -> list[Role]:
+    return [artifact.role for artifact in Result.model_validate_json(record.result or "").artifacts]
+
+
+# ------------------------------------------------------------------------------------------------ the way
+
+
+def test_a_bell_with_nothing_waiting_is_surplus(house: House) -> None:
+    assert fire(house.shop) == "nothing waits"
+
+
+def test_a_batch_is_published_job_by_job(house: House) -> None:
+    records = house.run(stub_spec("a", seed=3), stub_spec("b", seed=4))
+    results = [Result.model_validate_json(record.result or "") for record in records]
+    assert house.brush.batches == [["a", "b"]]
+    assert [result.seed for result in results] == [3, 4]
+    assert [result.metrics["batch_index"] for result in results] == [0, 1]
+    assert roles(records[0]) == [Role.IMAGE, Role.MANIFEST]
+    assert all(house.storage.head(artifact.key) for result in results for artifact in result.artifacts)
+    assert house.shop.held.jobs() == []
+
+
+def test_flower_is_told_jobs_batch_and_times(house: House) -> None:
+    [name] = house.submit(stub_spec())
+    line = fire(house.shop)
+    assert line.startswith("generate.stub batch=1 ")
+    assert "run=" in line
+    assert name in line
+
+
+def test_bells_are_rung_again_after_a_batch(house: House) -> None:
+    house.run(stub_spec())
+    assert house.rung
+
+
+def test_more_jobs_than_a_batch_holds_stay_waiting(house: House) -> None:
+    records = house.run(*(stub_spec(str(i)) for i in range(10)))
+    assert [record.status for record in records].count(Status.SUCCEEDED) == 8
+    fire(house.shop)
+    assert house.ledger.counts(TENANT)[Status.SUCCEEDED] == 10
+
+
+def test_a_batch_that_waits_for_the_device_is_filled_up(house: House) -> None:
+    with house.shop.turns.running("a batch of known length"):
+        pass
+    [first] = house.submit(stub_spec("first"))
+    with house.shop.turns.device_slot():
+        with house.shop.turns.running("a batch of known length"):
+            pass
+        house.shop.turns.progress(1, 1)  # it is about to end: the next firing claims now
+        firing = in_background(lambda: fire(house.shop))
+        wait_for(lambda: house.ledger.get(first).status is Status.RUNNING or None, 5, "it was not claimed")
+        house.submit(stub_spec("second"))
+    firing.join(10)
+    assert house.brush.batches == [["first", "second"]]
+
+
+# -------------------------------------------------------------------------------------------------- inputs
+
+
+def test_a_picture_in_the_store_reaches_the_model_as_pixels(house: House) -> None:
+    data = imaging.png_of(RED)
+    house.storage.put("t/uploads/u1", data, media_type="image/png")
+    ref = {"object": "t/uploads/u1", "sha256": hashlib.sha256(data).hexdigest(), "width": 8, "height": 8}
+    [record] = house.run(segment_spec(ref))
+    assert record.status is Status.SUCCEEDED
+    assert np.array_equal(house.brush.images[0], RED)
+    assert Role.MASK in roles(record)
+
+
+def test_an_artifact_of_another_job_is_an_input(house: House) -> None:
+    [parent] = house.run(stub_spec())
+    [record] = house.run(segment_spec({"job": parent.id, "role": "image", "index": 0}))
+    assert record.status is Status.SUCCEEDED
+    assert np.array_equal(house.brush.images[1], RED)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        {"object": "t/uploads/gone", "sha256": "0" * 64, "width": 8, "height": 8},
+        {"job": new_id("job"), "role": "image", "index": 0},
+    ],
+    ids=["object", "job"],
+)
+def test_a_vanished_input_fails_its_job_alone(house: House, image: dict[str, Any]) -> None:
+    [record] = house.run(segment_spec(image))
+    assert (record.status, code_of(record)) == (Status.FAILED, "input_unavailable")
+
+
+def test_a_picture_that_changed_after_it_was_accepted_is_refused(house: House) -> None:
+    house.storage.put("t/uploads/u1", imaging.png_of(RED), media_type="image/png")
+    [record] = house.run(
+        segment_spec({"object": "t/uploads/u1", "sha256": "0" * 64, "width": 8, "height": 8})
+    )
+    assert code_of(record) == "input_unavailable"
+    assert house.brush.batches == []
+
+
+# ------------------------------------------------------------------------------------------------ failures
+
+
+def test_a_failing_batch_is_run_again_one_by_one(house: House) -> None:
+    def refuse(batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
+        if any(task.spec.input["prompt"] == "bad" for task in batch):
+            raise ValueError("a bad row")
+        return paint(batch, watch)
+
+    house.brush.run_batch = refuse
+    records = house.run(stub_spec("a"), stub_spec("bad"), stub_spec("b"))
+    assert [record.status.value for record in records] == ["succeeded", "failed", "succeeded"]
+    assert code_of(records[1]) == "job_failed"
+    assert "a bad row" in (records[1].error or "")
+
+
+def test_a_model_that_does_not_load_fails_its_jobs_and_rests(house: House) -> None:
+    def missing(entry: ModelEntry, device: Device) -> Brush:
+        if entry.id == "stub":
+            raise ModelUnavailable("no weights")
+        return house.brush
+
+    house.shop.residency._load = missing
+    [record] = house.run(stub_spec())
+    [later] = house.run(stub_spec())
+    assert code_of(record) == "model_unavailable"
+    assert later.status is Status.QUEUED  # not offered for a while: another worker may do better
+
+
+def test_a_store_that_is_away_is_waited_out_and_nothing_computed_again(house: House) -> None:
+    house.submit(spec := stub_spec())
+
+    def outage(batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
+        house.storage.outage = True
+        return paint(batch, watch)
+
+    house.brush.run_batch = outage
+    firing = in_background(lambda: fire(house.shop))
+    wait_for(lambda: house.storage.outage or None, 5, "it did not run")
+    time.sleep(0.5)
+    assert house.ledger.get(spec.id).status is Status.RUNNING
+    house.storage.outage = False
+    firing.join(10)
+    assert house.ledger.get(spec.id).status is Status.SUCCEEDED
+    assert len(house.brush.batches) == 1
+
+
+def test_a_bug_of_ours_settles_the_jobs_all_the_same(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(house.shop.compute, "run", broken)
+    [name] = house.submit(stub_spec())
+    with pytest.raises(RuntimeError):
+        fire(house.shop)
+    assert code_of(house.ledger.get(name)) == "internal_error"
+    assert house.shop.held.jobs() == []
+
+
+# --------------------------------------------------------------------------------------- unwanted, drained
+
+
+def during(act: Callable[[], object]) -> Callable[[Sequence[Task], Watch], list[Outcome | Exception]]:
+    """Return a `run` that does something between two steps."""
+
+    def run(batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
+        watch.step(1, 2)
+        act()
+        watch.step(2, 2)
+        return [_outcome(task) for task in batch]
+
+    return run
+
+
+def test_a_batch_that_nobody_wants_stops_at_the_next_step(house: House) -> None:
+    [name] = house.submit(stub_spec())
+
+    def cancel() -> None:
+        house.ledger.cancel(name)
+        house.shop.held.leave([name], Gone.CANCELED)
+
+    house.brush.run_batch = during(cancel)
+    fire(house.shop)
+    assert house.ledger.get(name).status is Status.CANCELED
+    assert list(house.storage.list("")) == []
+
+
+def test_a_lost_lease_publishes_nothing(house: House) -> None:
+    [name] = house.submit(stub_spec())
+    house.brush.run_batch = during(lambda: house.shop.held.leave([name], Gone.LOST))
+    fire(house.shop)
+    assert house.ledger.get(name).status is Status.RUNNING  # as the newer attempt's process would have it
+    assert list(house.storage.list("")) == []
+
+
+def test_a_cancel_that_nobody_told_us_of_leaves_no_files(house: House) -> None:
+    [name] = house.submit(stub_spec())
+    house.brush.run_batch = during(lambda: house.ledger.cancel(name))
+    fire(house.shop)
+    assert house.ledger.get(name).status is Status.CANCELED
+    assert list(house.storage.list("")) == []
+
+
+def test_a_draining_worker_claims_nothing(house: House) -> None:
+    house.shop.draining.set()
+    [record] = house.run(stub_spec())
+    assert record.status is Status.QUEUED
+
+
+def test_a_batch_that_still_waits_for_the_device_is_given_back_in_a_drain(house: House) -> None:
+    [name] = house.submit(stub_spec())
+    take = house.shop.held.take
+
+    def take_and_drain(claimed: Any) -> Any:
+        house.shop.draining.set()
+        return take(claimed)
+
+    house.shop.held.take = take_and_drain  # type: ignore[method-assign]
+    fire(house.shop)
+    assert (house.ledger.get(name).status, house.brush.batches) == (Status.QUEUED, [])

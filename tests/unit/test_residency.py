@@ -1,0 +1,107 @@
+"""Loaded models under a memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from pixelkiln_shared.catalogue import ModelEntry
+from pixelkiln_shared.errors import ModelUnavailable
+from pixelkiln_shared.jobs import Kind
+from pixelkiln_worker.device import Device
+from pixelkiln_worker.families.contract import Outcome, Task, Watch
+from pixelkiln_worker.residency import Residency
+
+CARD = Device(name="cpu", kind="cpu", memory_bytes=100, dtype_name="float32", threads=1)
+
+
+@dataclass
+class Block:
+    """A model that takes so many bytes."""
+
+    footprint_bytes: int
+    closed: bool = False
+    identity: dict[str, Any] = field(default_factory=dict)
+    max_rows: int = 1
+
+    def run(self, batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
+        return []
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def entry(name: str, footprint_bytes: int = 40) -> ModelEntry:
+    return ModelEntry(
+        id=name, family="stub", kinds=(Kind.GENERATE,), title=name, defaults={"bytes": footprint_bytes}
+    )
+
+
+def load(entry: ModelEntry, device: Device) -> Block:
+    return Block(entry.defaults["bytes"])
+
+
+def test_a_model_is_loaded_once_and_its_load_time_told_once() -> None:
+    residency = Residency(CARD, load)
+    first, second = residency.use(entry("a")), residency.use(entry("a"))
+    assert first.model is second.model
+    assert first.load_ms > 0
+    assert second.load_ms == 0
+
+
+def test_the_least_recently_used_makes_room() -> None:
+    residency = Residency(CARD, load)
+    a, b = residency.use(entry("a")).model, residency.use(entry("b")).model
+    residency.use(entry("a"))
+    residency.use(entry("c"))
+    assert residency.resident == ("a", "c")
+    assert isinstance(a, Block)
+    assert isinstance(b, Block)
+    assert (a.closed, b.closed) == (False, True)
+
+
+def test_a_model_over_the_budget_is_served_alone() -> None:
+    residency = Residency(CARD, load)
+    residency.use(entry("a"))
+    residency.use(entry("huge", 1_000))
+    assert residency.resident == ("huge",)
+
+
+def test_running_out_of_memory_leaves_only_the_model_that_runs() -> None:
+    residency = Residency(CARD, load)
+    residency.use(entry("a"))
+    residency.use(entry("b"))
+    residency.evict_others("a")
+    assert residency.resident == ("a",)
+
+
+def test_a_model_that_does_not_load_is_unavailable_and_rests() -> None:
+    def broken(entry: ModelEntry, device: Device) -> Block:
+        if entry.id == "bad":
+            raise OSError("a truncated file")
+        return load(entry, device)
+
+    residency = Residency(CARD, broken)
+    with pytest.raises(ModelUnavailable, match="bad did not load"):
+        residency.use(entry("bad"))
+    assert residency.resting("bad")
+    assert not residency.resting("a")
+    assert residency.use(entry("a")).model.footprint_bytes == 40
+
+
+def test_memory_that_runs_out_while_loading_is_freed_and_tried_again() -> None:
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def tight(entry: ModelEntry, device: Device) -> Block:
+        if entry.id == "b" and residency.resident:
+            raise OutOfMemoryError("fragmented")
+        return load(entry, device)
+
+    residency = Residency(CARD, tight)
+    residency.use(entry("a"))
+    residency.use(entry("b"))
+    assert residency.resident == ("b",)

@@ -1,0 +1,22 @@
+"""What a worker serves, and how it says why it ended: known to the launcher and its children alike."""
+
+from __future__ import annotations
+
+from pixelkiln_shared.catalogue import Catalogue, ModelEntry
+from pixelkiln_shared.settings import Settings
+from pixelkiln_worker.families import servable
+
+EXIT_MISCONFIGURED = 2  # a restart would say the same
+EXIT_UNAVAILABLE = 69  # Redis or the store does not answer yet
+EXIT_HUNG = 70  # a forward pass never ended
+
+
+def served(settings: Settings) -> dict[str, ModelEntry]:
+    """Return what a worker with these settings serves, by lane.
+
+    Raises:
+        Misconfigured: the catalogue or the wished models are wrong.
+    """
+    catalogue = Catalogue.load(settings.catalogue, stub=settings.stub)
+    entries = servable(catalogue, settings.worker_models)
+    return {f"{kind}.{entry.id}": entry for entry in entries for kind in entry.kinds}
