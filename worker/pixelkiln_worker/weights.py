@@ -22,6 +22,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from safetensors import SafetensorError
+
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_shared.settings import settings
@@ -33,6 +35,7 @@ _WANTED = (".json", ".txt", ".model", ".safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SUMS = "SHA256SUMS"
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)")
 
 
@@ -131,15 +134,13 @@ def loading(entry: ModelEntry) -> Iterator[None]:
     except ModelUnavailable as error:
         raise _unavailable(entry, error.message) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
-        if "out of memory" in str(error).lower():
+        if any(sign in str(error).lower() for sign in _MEMORY_SIGNS):
             raise
         if "torchvision::nms" in str(error):
             raise _unavailable(entry, "torchvision was built for another torch; uninstall it") from error
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise _unavailable(entry, first_line) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:
         raise _unavailable(entry, str(error)) from error
 
 

@@ -1,0 +1,53 @@
+"""The models that ship with Pixelkiln, on scenes whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pixelkiln_shared.catalogue import Catalogue
+from pixelkiln_shared.jobs import JobSpec, Kind
+from pixelkiln_worker import families
+from pixelkiln_worker.families.contract import Model, Outcome, Pixels, Task
+from tests.tiny_models import CPU, Steps, segment_task
+from training.world import CLASSES, render, sample_spec
+
+CATALOGUE = Catalogue.load()
+
+
+@pytest.fixture(scope="module")
+def generator() -> Model:
+    return families.load(CATALOGUE.get("toyworld"), CPU)
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Model:
+    return families.load(CATALOGUE.get("toyworld-classes"), CPU)
+
+
+def picture(generator: Model, prompt: str) -> Pixels:
+    fields = dict(CATALOGUE.get("toyworld").defaults) | {"prompt": prompt, "seed": 1, "steps": 8, "count": 1}
+    spec = JobSpec(id="job", kind=Kind.GENERATE, model="toyworld", tenant="t", input=fields)
+    outcome = generator.run([Task(spec=spec)], Steps())[0]
+    assert isinstance(outcome, Outcome), outcome
+    return outcome.pictures[0].pixels
+
+
+def test_the_segmenter_reads_drawn_scenes(segmenter: Model) -> None:
+    rng = np.random.default_rng(11)
+    scenes = [render(sample_spec(rng), rng) for _ in range(6)]
+    outcomes = segmenter.run([segment_task(scene.image) for scene in scenes], Steps())
+    right = []
+    for scene, outcome in zip(scenes, outcomes, strict=True):
+        assert isinstance(outcome, Outcome), outcome
+        assert outcome.segmentation is not None
+        category = np.array([-1, *(segment.category for segment in outcome.segmentation.segments)])
+        assert all(segment.label == CLASSES[segment.category] for segment in outcome.segmentation.segments)
+        right.append((category[outcome.segmentation.ids] == scene.classes).mean())
+    assert np.mean(right) > 0.9
+
+
+def test_the_generator_makes_night_darker_than_day(generator: Model) -> None:
+    day, night = (picture(generator, f"a red house in the meadow, {time}") for time in ("day", "night"))
+    assert day.shape == night.shape == (128, 128, 3)
+    assert day[:40].mean() > night[:40].mean() + 40
