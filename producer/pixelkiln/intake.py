@@ -12,7 +12,7 @@ from typing import Any
 
 from pixelkiln.inputs import Inputs, Order, Source
 from pixelkiln.validation import escape, validate, wrong
-from pixelkiln.vocabulary import unknown_words
+from pixelkiln.vocabulary import unknown_words, vocabulary_of
 from pixelkiln_shared import keys
 from pixelkiln_shared.catalogue import Catalogue, ModelEntry
 from pixelkiln_shared.jobs import (
@@ -48,6 +48,7 @@ class Intake:
     def __init__(self, catalogue: Catalogue, inputs: Inputs) -> None:
         self.catalogue = catalogue
         self._inputs = inputs
+        self._vocabularies = {entry.id: vocabulary_of(entry) for entry in catalogue}
 
     def prepare(self, request: JobRequest | Mapping[str, Any], order: Order) -> Prepared:
         """Settle one request.
@@ -98,8 +99,8 @@ class Intake:
         _check_options(entry, wanted.options, at)
         if settled["seed"] is None:
             settled["seed"] = new_seed()
-        warning = unknown_words(entry, wanted.prompt)
-        return _prepared(request, order, job_id, entry, settled, [warning] if warning else [])
+        warnings = unknown_words(entry, self._vocabularies[entry.id], wanted.prompt)
+        return _prepared(request, order, job_id, entry, settled, warnings)
 
     # -------------------------------------------------------------------------------------------- segment
 

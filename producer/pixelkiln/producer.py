@@ -143,10 +143,7 @@ class Producer:
         ids: list[str] = []
         rows = iter(requests)
         try:
-            while batch := [
-                self._intake.prepare(row, Order(tenant=tenant, group=group, at=f"/{len(ids) + index}"))
-                for index, row in enumerate(islice(rows, chunk))
-            ]:
+            while batch := self._chunk(islice(rows, chunk), tenant, group, len(ids)):
                 with self._removed_on_refusal(batch):
                     ids += self._write(batch, None).ids
         except PixelkilnError as error:
@@ -309,6 +306,13 @@ class Producer:
         return reaped
 
     # ------------------------------------------------------------------------------------- inside
+
+    def _chunk(self, rows: Iterable[Request], tenant: str, group: str, first: int) -> list[Prepared]:
+        batch: list[Prepared] = []
+        with self._removed_on_refusal(batch):
+            for number, row in enumerate(rows, first):
+                batch.append(self._intake.prepare(row, Order(tenant=tenant, group=group, at=f"/{number}")))
+        return batch
 
     def _prepare_all(self, requests: Sequence[Request], tenant: str, group: str, at: str) -> list[Prepared]:
         batch: list[Prepared] = []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
-from itertools import chain
 
 from pixelkiln_shared.catalogue import ModelEntry
 
@@ -52,14 +50,14 @@ _GRAMMAR = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The words a model was trained on, and the phrases its tokenizer turns into them."""
+    """The words a model understands, and the phrases its tokenizer turns into them."""
 
     words: frozenset[str]
     phrases: re.Pattern[str] | None
 
     def unknown(self, prompt: str) -> list[str]:
         """Return the prompt's words that mean nothing to the model, in order, each once."""
-        text = prompt.lower()
+        text = prompt.lower().replace("-", " ")
         found = self._missing(text)
         if found and self.phrases is not None:
             found = self._missing(self.phrases.sub(" ", text))
@@ -69,25 +67,20 @@ class Vocabulary:
         return list(dict.fromkeys(word for word in _WORD.findall(text) if word not in self.words))
 
 
-@cache
-def _compiled(words: tuple[str, ...], synonyms: tuple[str, ...]) -> Vocabulary:
-    known = {*_GRAMMAR, *(word.lower() for word in words)}
-    phrases: list[str] = []
-    for synonym in (synonym.lower() for synonym in synonyms):
-        (known.add if _WORD.fullmatch(synonym) else phrases.append)(synonym)
-    return Vocabulary(frozenset(known), _either(sorted(phrases, key=len, reverse=True)))
-
-
-def _either(phrases: list[str]) -> re.Pattern[str] | None:
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, phrases))})\b") if phrases else None
-
-
-def unknown_words(entry: ModelEntry, prompt: str) -> dict[str, str] | None:
-    """Return the `unknown_words` warning of a prompt; None where the model knows every word."""
+def vocabulary_of(entry: ModelEntry) -> Vocabulary | None:
+    """Return what a model understands; None where any word may do."""
     if not entry.vocabulary:
         return None
-    words = _compiled(entry.vocabulary, tuple(chain(*entry.synonyms.values()))).unknown(prompt)
+    synonyms = {one.lower() for alternatives in entry.synonyms.values() for one in alternatives}
+    phrases = sorted((one for one in synonyms if not _WORD.fullmatch(one)), key=len, reverse=True)
+    pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, phrases))})\b") if phrases else None
+    return Vocabulary(_GRAMMAR.union(entry.vocabulary, synonyms), pattern)
+
+
+def unknown_words(entry: ModelEntry, vocabulary: Vocabulary | None, prompt: str) -> list[dict[str, str]]:
+    """Return the `unknown_words` warning of a prompt, if it deserves one."""
+    words = vocabulary.unknown(prompt) if vocabulary is not None else []
     if not words:
-        return None
+        return []
     named = ", ".join(words[:MAX_NAMED]) + (", ..." if len(words) > MAX_NAMED else "")
-    return {"code": "unknown_words", "message": f"{entry.id} was never taught: {named}"}
+    return [{"code": "unknown_words", "message": f"{entry.id} was never taught: {named}"}]

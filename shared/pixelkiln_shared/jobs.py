@@ -135,6 +135,8 @@ def _clean(value: str, *, what: str) -> str:
             "the {what} has {length} characters; at most {limit} are accepted",
             {"what": what, "length": len(value), "limit": MAX_PROMPT_CHARACTERS},
         )
+    if value.isprintable():
+        return value  # the usual case, without looking at each character from Python
     bad = next((c for c in value if unicodedata.category(c) in {"Cc", "Cs"} and c not in "\n\t\r"), None)
     if bad is not None:
         raise PydanticCustomError(

@@ -11,8 +11,8 @@ import pytest
 from tests.integration.api.conftest import Api
 
 SECONDS = 30
-# Not checked: that every request the schema allows is accepted. Models have limits of their own, and made-up ids
-# name nothing.
+# Not checked: that every request the schema allows is accepted. Models have limits of their own, and ids that
+# somebody made up name nothing.
 UNCHECKED = "positive_data_acceptance"
 
 

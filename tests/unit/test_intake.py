@@ -1,0 +1,258 @@
+"""Intake: what a request is settled to, and what its user is warned of."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pixelkiln.producer import Producer
+from pixelkiln_shared import keys
+from pixelkiln_shared.catalogue import Catalogue
+from pixelkiln_shared.errors import InvalidInput, NotFound, QueueFull, RedisUnavailable, UnknownModel
+from pixelkiln_shared.jobs import JobRequest, JobSpec, Kind, Status
+from pixelkiln_shared.ledger.contract import Idempotency, LaneOffer, Record
+from pixelkiln_shared.settings import Settings
+from pixelkiln_shared.testing.bells import MemoryBells
+from pixelkiln_shared.testing.ledger import MemoryLedger
+from pixelkiln_shared.testing.storage import MemoryStorage
+
+
+@dataclass
+class House:
+    """A producer over in-memory twins."""
+
+    producer: Producer
+    ledger: MemoryLedger
+    storage: MemoryStorage
+    bells: MemoryBells
+
+    def generate(self, prompt: str = "a red house", **fields: Any) -> JobSpec:
+        return spec(self.producer.submit({"kind": "generate", "input": {"prompt": prompt, **fields}}))
+
+    def segment(self, image: Any, model: str | None = None, **fields: Any) -> JobSpec:
+        request = {"kind": "segment", "model": model, "input": {"image": image, **fields}}
+        return spec(self.producer.submit(request))
+
+    def stored(self) -> list[str]:
+        return [one.key for one in self.storage.list("")]
+
+
+def spec(record: Record) -> JobSpec:
+    return JobSpec.model_validate_json(record.spec)
+
+
+def codes(found: JobSpec) -> list[str]:
+    return [warning["code"] for warning in found.warnings]
+
+
+def inline(width: int = 40, height: int = 30) -> dict[str, str]:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "teal").save(file, "PNG")
+    return {"base64": base64.b64encode(file.getvalue()).decode()}
+
+
+@pytest.fixture
+def house() -> House:
+    ledger, storage, bells = MemoryLedger(), MemoryStorage(), MemoryBells()
+    settings = Settings(max_queue=5)
+    catalogue = Catalogue.load()
+    producer = Producer(settings, ledger=ledger, storage=storage, bells=bells, catalogue=catalogue)
+    return House(producer, ledger, storage, bells)
+
+
+# ------------------------------------------------------------------------------------------------ generate
+
+
+def test_what_is_left_out_comes_from_the_model(house: House) -> None:
+    found = house.generate()
+    entry = Catalogue.load().get("toyworld")
+    assert found.model == "toyworld"
+    for name in ("width", "height", "steps", "guidance"):
+        assert found.input[name] == entry.defaults[name]
+    assert 0 <= found.input["seed"] < 2**32
+
+
+def test_what_is_said_stays_as_it_is(house: House) -> None:
+    fields = {"width": 64, "height": 192, "steps": 3, "guidance": 0, "seed": 0, "count": 2, "format": "webp"}
+    found = house.generate(**fields)
+    assert {name: found.input[name] for name in fields} == fields
+    assert found.rows == 2
+
+
+def test_two_jobs_without_a_seed_get_different_ones(house: House) -> None:
+    assert house.generate().input["seed"] != house.generate().input["seed"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "pointer"),
+    [
+        ({"width": 512}, "invalid_size", "/input/width"),
+        ({"height": 8}, "invalid_size", "/input/height"),
+        ({"steps": 101}, "out_of_range", "/input/steps"),
+        ({"options": {"scheduler": "euler"}}, "unknown_option", "/input/options/scheduler"),
+        ({"guidance": float("nan")}, "invalid_number", "/input/guidance"),
+        ({"guidance": float("inf")}, "invalid_number", "/input/guidance"),
+        ({"prompt": "\ud800"}, "invalid_prompt", "/input/prompt"),
+    ],
+)
+def test_the_models_own_limits_hold(house: House, fields: dict[str, Any], code: str, pointer: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        house.generate(**fields)
+    assert (caught.value.code, caught.value.pointer) == (code, pointer)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unknown"),
+    [
+        ("a red house on the left and two green trees in a meadow by day", None),
+        ("A picture of two hot-air balloons beside a Crimson sailing boat", None),
+        ("an astronaut riding a horse on the sea", "astronaut, riding, horse"),
+        ("ein rotes Haus", "ein, rotes, haus"),
+        ("2 cars, 3 boats!", None),
+        ("赤い家", "赤い家"),
+    ],
+)
+def test_words_the_model_was_never_taught_are_named(house: House, prompt: str, unknown: str | None) -> None:
+    warnings = house.generate(prompt).warnings
+    expected = [] if unknown is None else [f"toyworld was never taught: {unknown}"]
+    assert [warning["message"] for warning in warnings if warning["code"] == "unknown_words"] == expected
+
+
+def test_jobs_that_differ_only_in_words_and_seed_share_a_batch(house: House) -> None:
+    one, other, larger = house.generate("a", seed=1), house.generate("b", seed=2), house.generate(width=192)
+    assert one.batch_key == other.batch_key != larger.batch_key
+
+
+# ------------------------------------------------------------------------------------------------ segment
+
+
+def test_a_photograph_goes_to_a_classical_method_and_the_user_is_told(house: House) -> None:
+    found = house.segment(inline())
+    assert found.model == "classical-felzenszwalb"
+    assert codes(found) == ["classical_default"]
+
+
+def test_marks_go_to_the_method_that_uses_them(house: House) -> None:
+    found = house.segment(inline(), boxes=[{"x0": 1, "y0": 1, "x1": 20, "y1": 20}])
+    assert found.model == "classical-grabcut"
+    assert codes(found) == ["classical_default"]
+
+
+def test_a_scene_of_a_known_world_goes_to_the_segmenter_of_that_world(house: House) -> None:
+    scene = house.generate()
+    found = house.segment({"job": scene.id})
+    assert (found.model, found.warnings) == ("toyworld-classes", [])
+    assert house.ledger.get(found.id).status is Status.BLOCKED
+    assert house.segment({"job": scene.id}, model="classical-otsu").model == "classical-otsu"
+
+
+def test_a_named_method_is_used_without_a_word(house: House) -> None:
+    assert house.segment(inline(), model="classical-kmeans", regions=4).warnings == []
+
+
+def test_the_picture_is_the_jobs_own(house: House) -> None:
+    found = house.segment(inline(40, 30))
+    image = found.input["image"]
+    assert image["object"] == keys.input_key("default", found.id)
+    assert (image["width"], image["height"]) == (40, 30)
+    assert house.stored() == [image["object"]]
+
+
+def test_pictures_beyond_a_models_limits_are_refused(house: House) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        house.segment(inline(1_100, 16), model="toyworld-classes")
+    assert (caught.value.code, caught.value.pointer) == ("image_too_large", "/input/image")
+
+
+def test_a_segmenter_cannot_generate(house: House) -> None:
+    with pytest.raises(UnknownModel):
+        house.segment(inline(), model="toyworld")
+
+
+# ------------------------------------------------------------------------------------------------ the door
+
+
+def test_typed_requests_are_as_good_as_dictionaries(house: House) -> None:
+    record = house.producer.submit(
+        JobRequest(kind=Kind.GENERATE, input={"prompt": "a tree"}, labels={"a": "b"})
+    )
+    assert spec(record).labels == {"a": "b"}
+
+
+def test_a_submit_rings_for_what_waits(house: House) -> None:
+    house.generate()
+    house.generate()
+    assert house.bells.queues["generate.toyworld"] == 2
+
+
+def test_a_bell_out_of_order_does_not_undo_a_submit(house: House) -> None:
+    house.bells.outage = True
+    found = house.generate()
+    assert house.ledger.get(found.id).status is Status.QUEUED
+    house.bells.outage = False
+    house.producer.sweep()
+    assert house.bells.queues["generate.toyworld"] == 1
+
+
+def test_a_full_queue_keeps_no_picture(house: House) -> None:
+    for _ in range(5):
+        house.generate()
+    with pytest.raises(QueueFull):
+        house.segment(inline())
+    assert house.stored() == []
+
+
+def test_inputs_stay_when_nobody_knows_whether_the_job_was_written(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = house.ledger.submit
+
+    def answer_lost(*jobs: Any, **options: Any) -> None:
+        write(*jobs, **options)
+        raise RedisUnavailable("the answer was lost")
+
+    monkeypatch.setattr(house.ledger, "submit", answer_lost)
+    with pytest.raises(RedisUnavailable):
+        house.segment(inline())
+    assert len(house.stored()) == 1
+
+
+def test_a_replay_keeps_one_job_and_one_picture(house: House) -> None:
+    request = {"kind": "segment", "input": {"image": inline()}}
+    key = Idempotency(scope="me", key="k", fingerprint="f")
+    first = house.producer.submit(request, idempotency=key)
+    again = house.producer.accept(request, idempotency=key)
+    assert (again.ids, again.replayed) == ((first.id,), True)
+    assert house.stored() == [keys.input_key("default", first.id)]
+
+
+def test_a_bulk_submit_says_how_far_it_came(house: House) -> None:
+    rows = [{"kind": "generate", "input": {"prompt": f"tree {n}"}} for n in range(4)] + [{"kind": "paint"}]
+    with pytest.raises(InvalidInput) as caught:
+        house.producer.submit_many(rows, chunk=2)
+    assert caught.value.detail["accepted"] == 4
+    assert caught.value.pointer == "/4/kind"
+    assert house.ledger.group(caught.value.detail["group"]).total == 4
+
+
+def test_group_names_are_ids_of_ours(house: House) -> None:
+    for name in ("cats", "grp_*", "pk:job:1"):
+        with pytest.raises(NotFound):
+            house.producer.submit({"kind": "generate", "group": name, "input": {"prompt": "a tree"}})
+    made = keys.new_id("grp")
+    assert house.producer.submit({"kind": "generate", "group": made, "input": {"prompt": "a"}}).group == made
+
+
+def test_a_retried_job_is_rung_for(house: House) -> None:
+    found = house.generate()
+    claim = house.ledger.claim("w", [LaneOffer(lane="generate.toyworld", max_rows=1)], lease_s=10)
+    assert claim is not None
+    house.bells.queues.clear()
+    house.ledger.fail(found.id, claim.jobs[0].attempt, '{"code": "x", "message": "y"}')
+    assert house.producer.retry(found.id).status is Status.QUEUED
+    assert house.bells.queues["generate.toyworld"] == 1
