@@ -39,6 +39,7 @@ from pixelkiln_worker.device import Device
 from pixelkiln_worker.families.contract import Pixels, Task
 
 CPU = Device(name="cpu", kind="cpu", memory_bytes=1 << 30, dtype_name="float32", threads=1)
+CPU.settle()  # such small layers gain nothing from a second thread, and wait for it when the machine is busy
 SIDE_PX = 32
 
 
