@@ -9,13 +9,14 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from pixelkiln_shared.errors import Misconfigured, StorageUnavailable
 from pixelkiln_shared.settings import Settings
-from pixelkiln_shared.storage import FolderStorage, content_disposition, open_storage
+from pixelkiln_shared.storage import FolderStorage, content_disposition, folder, open_storage
 
 KEY = "acme/2026/11/20/job_01/a1/0.png"
 
@@ -207,6 +208,27 @@ def test_several_processes_share_a_folder(folder_storage: FolderStorage) -> None
     data = folder_storage.get("t/a/shared.png")
     assert data in [bytes([n]) * 20_000 for n in (1, 2, 3)]
     assert [stored.key for stored in folder_storage.list("")] == ["t/a/shared.png"]
+
+
+def test_a_put_waits_for_another_of_its_key(
+    folder_storage: FolderStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The side-car of one must not end up beside the bytes of the other."""
+    write, delays = folder._write_sidecar, [0.3, 0.0]
+
+    def write_slowly(*arguments: Any) -> None:
+        write(*arguments)
+        time.sleep(delays.pop(0))
+
+    monkeypatch.setattr(folder, "_write_sidecar", write_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(folder_storage.put, KEY, b"first", media_type="image/png")
+        time.sleep(0.1)
+        second = pool.submit(folder_storage.put, KEY, b"second", media_type="image/png")
+        first.result()
+
+    assert folder_storage.get(KEY) == b"second"
+    assert folder_storage.head(KEY) == second.result()
 
 
 def test_a_folder_swept_in_mid_put_is_made_again(folder_storage: FolderStorage) -> None:
