@@ -128,3 +128,10 @@ def test_waiting_until_nothing_is_held(held: Held, job: HeldJob) -> None:
     assert not held.wait_until_empty(0.01)
     held.publish(job, '{"artifacts": []}')
     assert held.wait_until_empty(0.01)
+
+
+def test_a_job_of_a_later_version_is_refused_by_name(ledger: MemoryLedger, held: Held) -> None:
+    spec = stub_spec(v=99)
+    ledger.submit([new_job(spec)])
+    assert held.take(claim(ledger).jobs) == []
+    assert json.loads(ledger.get(spec.id).error or "")["code"] == "unsupported_version"

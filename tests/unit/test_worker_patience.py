@@ -60,6 +60,15 @@ def test_a_loop_survives_what_its_action_raises(error: Exception) -> None:
     loop.stop()
 
 
+def test_a_loop_without_a_period_pauses_after_an_error() -> None:
+    action = Flaky(1_000_000, RedisUnavailable("away"))
+    loop = Loop("test", lambda: print(action()), 0.0)
+    loop.start()
+    time.sleep(0.6)
+    loop.stop()
+    assert action.calls < 5
+
+
 def test_a_nudge_comes_before_the_period() -> None:
     called = threading.Semaphore(0)
     loop = Loop("test", called.release, 60)

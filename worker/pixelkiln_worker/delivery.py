@@ -44,17 +44,18 @@ def send(work: Work, files: Sequence[EncodedFile], storage: Storage, held: Held)
     result = _result(work, artifacts).model_dump_json()
     published = insist(lambda: held.publish(job, result), lambda: job.gone is not Gone.LOST)
     if not published and job.gone is not Gone.LOST:  # canceled at the last moment: nobody sees them
-        discard(artifacts, storage)
+        discard(job, storage)
     return published
 
 
-def discard(artifacts: Sequence[Artifact], storage: Storage) -> None:
-    """Delete what a canceled attempt stored; a store that is away keeps it, for the sweep."""
+def discard(job: HeldJob, storage: Storage) -> None:
+    """Delete what a canceled attempt stored; a store that is away keeps it."""
+    prefix = keys.attempt_prefix(job.spec.tenant, job.id, job.attempt)
     try:
-        for artifact in artifacts:
-            storage.delete(artifact.key)
+        for stored in list(storage.list(prefix)):
+            storage.delete(stored.key)
     except StorageUnavailable:
-        log.info("files of a canceled job stay behind", keys=[artifact.key for artifact in artifacts])
+        log.info("files of a canceled job stay behind", prefix=prefix)
 
 
 def _store(file: EncodedFile, prefix: str, storage: Storage, job: HeldJob) -> Artifact:

@@ -86,6 +86,7 @@ class Batch:
 
 def fire(shop: Workshop) -> str:
     """Run one batch, if one waits; return a line for Flower."""
+    shop.telemetry.heard()
     if shop.turns.must_wait:
         shop.ring_soon()  # this bell will be late: another worker may be idle
     with shop.turns.next_slot() as slot:
@@ -116,9 +117,8 @@ def _claim(shop: Workshop) -> Batch | None:
     if claim is None:
         return None
     claimed_at = time.monotonic()
-    batch = Batch(claim, shop.lanes[claim.lane], shop.held.take(claim.jobs), claimed_at)
     shop.ring_soon()  # the claim may be of another lane than the bell was
-    return batch
+    return Batch(claim, shop.lanes[claim.lane], shop.held.take(claim.jobs), claimed_at)
 
 
 def _offers(shop: Workshop) -> list[LaneOffer]:
@@ -236,7 +236,8 @@ def _send(shop: Workshop, work: Work, files: Sequence[EncodedFile]) -> None:
         if delivery.send(work, files, shop.storage, shop.held):
             shop.telemetry.done()
     except Unwanted:
-        return
+        if work.job.gone is Gone.CANCELED:
+            delivery.discard(work.job, shop.storage)
     except Unavailable as error:
         _fail(shop, work.job, error)
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pixelkiln_shared.errors import LeaseLost, PixelkilnError, RunTimeout
-from pixelkiln_shared.jobs import JobSpec, Status
+from pydantic import ValidationError
+
+from pixelkiln_shared.errors import JobError, LeaseLost, PixelkilnError, RunTimeout
+from pixelkiln_shared.jobs import SPEC_VERSION, JobSpec, Status
 from pixelkiln_shared.ledger.contract import Claimed, Ledger
 
 
@@ -66,8 +69,12 @@ class Held:
         self._empty = threading.Condition(self._lock)
 
     def take(self, claimed: Iterable[Claimed]) -> list[HeldJob]:
-        """Enter what a claim or top-up handed over."""
-        jobs = [HeldJob(spec=JobSpec.model_validate_json(c.spec), attempt=c.attempt) for c in claimed]
+        """Enter what a claim or top-up handed over; a job of a version we cannot read fails at once.
+
+        Raises:
+            RedisUnavailable: such a job could not be failed; its lease will run out.
+        """
+        jobs = [job for one in claimed if (job := self._read(one)) is not None]
         with self._lock:
             for job in jobs:
                 earlier = self._jobs.get(job.id)
@@ -75,6 +82,20 @@ class Held:
                     earlier.gone = Gone.LOST
                 self._jobs[job.id] = job
         return jobs
+
+    def _read(self, claimed: Claimed) -> HeldJob | None:
+        try:
+            spec = JobSpec.model_validate_json(claimed.spec)
+            if spec.v <= SPEC_VERSION:
+                return HeldJob(spec=spec, attempt=claimed.attempt)
+        except ValidationError:
+            pass
+        error = JobError(
+            f"this worker reads jobs up to version {SPEC_VERSION}; upgrade it", code="unsupported_version"
+        )
+        with suppress(LeaseLost):
+            self._ledger.fail(claimed.id, claimed.attempt, error_json(error))
+        return None
 
     def jobs(self) -> list[HeldJob]:
         """Return what is held now."""

@@ -21,12 +21,13 @@ from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import redis_client
 from pixelkiln_shared.settings import Settings, load
-from pixelkiln_worker.serving import EXIT_MISCONFIGURED, served
+from pixelkiln_worker.serving import EXIT_MISCONFIGURED, EXIT_UNAVAILABLE, served
 
 log = structlog.get_logger(__name__)
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0
+UNAVAILABLE_PAUSE_S = 3.0  # Redis or the store may answer any moment
 STEADY_S = 30.0  # a child that lived so long has earned a quick restart
 KILL_AFTER_S = 10.0  # beyond `drain_s`: a child that is still there hangs
 _POLL_S = 0.1
@@ -100,6 +101,8 @@ class Child:
         self.pause_s = (
             FIRST_PAUSE_S if now - self.started_at > STEADY_S else min(2 * self.pause_s, LONGEST_PAUSE_S)
         )
+        if self.last_code == EXIT_UNAVAILABLE:
+            self.pause_s = min(self.pause_s, UNAVAILABLE_PAUSE_S)
         self.next_start_at = now + self.pause_s
         log.warning(
             "worker ended", pid=self.process.pid, code=self.last_code, restart_s=round(self.pause_s, 1)

@@ -21,7 +21,7 @@ from pixelkiln_shared.settings import Settings
 from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.loops import Loop
-from pixelkiln_worker.serving import EXIT_HUNG
+from pixelkiln_worker.serving import EXIT_DEAF, EXIT_HUNG
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +29,7 @@ PULSE_S = 0.25  # progress is reported at most four times a second
 REAP_S = 5.0
 REPORT_S = 5.0
 HUNG_GRACE_S = 5.0  # past its run timeout, a model that reaches a step within this time saves its process
+DEAF_S = 60.0  # bells are rung every few seconds while jobs wait; an idle worker that hears none is stuck
 LAST_WORDS_S = 2.0  # after a drain, for firings to notice and Celery to say goodbye
 
 
@@ -83,6 +84,7 @@ class Lifecycle:
         self._heartbeat = Loop("heartbeat", self.heartbeat, settings.heartbeat_s)
         self._pulse = Loop("pulse", self.pulse, PULSE_S)
         self._report = Loop("report", self.report, REPORT_S)
+        self._listener = Loop("listener", self.listen, REPORT_S)
         self._reaper = Loop("reaper", self.reap, self._reap_s)
         self._cancels = Loop("cancels", self.hear_cancels, 0.0)
 
@@ -172,6 +174,18 @@ class Lifecycle:
             )
         )
 
+    def listen(self) -> None:
+        """End an idle process that hears no bell while jobs wait for long: Celery's consumer is stuck."""
+        shop = self._shop
+        if self._state != "ready" or shop.telemetry.silent_s < DEAF_S or shop.held.jobs():
+            return
+        waiting = [
+            lane.lane for lane in shop.ledger.lanes() if lane.lane in shop.lanes and lane.oldest_s > DEAF_S
+        ]
+        if waiting:
+            log.error("jobs wait but no bell is heard; the process ends", lanes=waiting)
+            self._exit(EXIT_DEAF)
+
     # ---------------------------------------------------------------------------------------------- endings
 
     def drain(self) -> None:
@@ -199,7 +213,8 @@ class Lifecycle:
             log.info("Redis heard no goodbye")
 
     def _loops(self) -> tuple[Loop, ...]:
-        return self._heartbeat, self._pulse, self._report, self._ringer.loop, self._reaper, self._cancels
+        mine = (self._heartbeat, self._pulse, self._report, self._listener, self._reaper, self._cancels)
+        return (*mine, self._ringer.loop)
 
     def _give_back(self, which: Callable[[HeldJob], bool]) -> None:
         jobs = [job for job in self._shop.held.jobs() if which(job)]

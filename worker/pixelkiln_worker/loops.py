@@ -51,7 +51,7 @@ class Loop:
                 pause_s = _FIRST_PAUSE_S
                 self._nudged.wait(self._period_s)
             else:
-                self._nudged.wait(min(pause_s, self._period_s))
+                self._nudged.wait(min(pause_s, self._period_s or pause_s))
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _try(self) -> bool:

@@ -9,6 +9,7 @@ from pixelkiln_worker.families import servable
 EXIT_MISCONFIGURED = 2  # a restart would say the same
 EXIT_UNAVAILABLE = 69  # Redis or the store does not answer yet
 EXIT_HUNG = 70  # a forward pass never ended
+EXIT_DEAF = 71  # jobs wait, bells hang, and Celery hears none
 
 
 def served(settings: Settings) -> dict[str, ModelEntry]:

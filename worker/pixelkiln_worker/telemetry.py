@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -23,6 +24,16 @@ class Telemetry:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._heard_at = time.monotonic()
+
+    def heard(self) -> None:
+        """Note that a bell was heard."""
+        self._heard_at = time.monotonic()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since a bell was heard, or since the start."""
+        return time.monotonic() - self._heard_at
 
     def batch(self, rows: int) -> None:
         """Count a batch that went to the device."""

@@ -1,0 +1,237 @@
+"""What a process does beside its firings, loop by loop, called by hand."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+import redis
+
+from pixelkiln_shared import pictures
+from pixelkiln_shared.catalogue import Catalogue
+from pixelkiln_shared.fleet import Fleet
+from pixelkiln_shared.jobs import JobSpec, Status
+from pixelkiln_shared.ledger.contract import LaneOffer
+from pixelkiln_shared.settings import Settings
+from pixelkiln_shared.testing.bells import MemoryBells
+from pixelkiln_shared.testing.ledger import MemoryLedger
+from pixelkiln_shared.testing.storage import MemoryStorage
+from pixelkiln_worker import lifecycle
+from pixelkiln_worker.compute import Compute, Run
+from pixelkiln_worker.device import Device, DeviceThread
+from pixelkiln_worker.firing import Workshop
+from pixelkiln_worker.held import Gone, Held, HeldJob
+from pixelkiln_worker.lifecycle import Lifecycle, Ringer
+from pixelkiln_worker.residency import Residency
+from pixelkiln_worker.serving import EXIT_DEAF, EXIT_HUNG
+from pixelkiln_worker.telemetry import Telemetry
+from pixelkiln_worker.turns import Turns
+from tests.worker_processes import new_job, stub_spec, wait_for
+
+CPU = Device(name="cpu", kind="cpu", memory_bytes=10**9, dtype_name="float32", threads=1)
+LANE = "generate.stub"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class House:
+    """A lifecycle whose process ends by writing down its exit code."""
+
+    life: Lifecycle
+    shop: Workshop
+    ledger: MemoryLedger
+    bells: MemoryBells
+    clock: Clock
+    fleet: Fleet
+    codes: list[int]
+
+    def hold(self, *specs: JobSpec) -> list[HeldJob]:
+        self.ledger.submit([new_job(spec) for spec in specs])
+        claim = self.ledger.claim("w1", [LaneOffer(lane=LANE, max_rows=8)], lease_s=15)
+        assert claim is not None
+        return self.shop.held.take(claim.jobs)
+
+
+@pytest.fixture
+def house(redis_url: str) -> Iterator[House]:
+    clock = Clock()
+    ledger, bells, turns = MemoryLedger(clock), MemoryBells(), Turns()
+    lanes = {LANE: Catalogue.load(stub=True).lanes[LANE]}
+    codes: list[int] = []
+    settings = Settings(redis_url=redis_url, drain_s=0.2, heartbeat_s=0.5)
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client, ThreadPoolExecutor(1) as hands:
+        shop = Workshop(
+            worker_id="w1",
+            lease_s=15,
+            lanes=lanes,
+            ledger=ledger,
+            storage=MemoryStorage(),
+            device=CPU,
+            thread=DeviceThread(),
+            residency=Residency(CPU),
+            compute=Compute(turns.progress, CPU.free_caches),
+            turns=turns,
+            held=Held(ledger),
+            telemetry=Telemetry(),
+            hands=hands,
+            decode=pictures.decode,
+            ring_soon=lambda: None,
+            draining=threading.Event(),
+        )
+        fleet = Fleet(client)
+        life = Lifecycle(
+            shop,
+            ringer=Ringer(ledger, bells, lanes),
+            fleet=fleet,
+            client=client,
+            settings=settings,
+            exit_process=codes.append,
+        )
+        yield House(life, shop, ledger, bells, clock, fleet, codes)
+        life.stop()
+        shop.thread.close()
+
+
+def test_a_heartbeat_keeps_the_leases(house: House) -> None:
+    [job] = house.hold(stub_spec())
+    house.clock.now += 10
+    house.life.heartbeat()
+    house.clock.now += 10
+    assert house.ledger.reap().requeued == ()
+    assert job.wanted
+
+
+def test_a_heartbeat_brings_cancels_and_lost_leases(house: House) -> None:
+    canceled, lost = house.hold(stub_spec("a"), stub_spec("b"))
+    house.ledger.cancel(canceled.id)
+    house.ledger.fail(lost.id, lost.attempt, "{}")  # as a newer attempt's process may
+    house.life.heartbeat()
+    assert (canceled.gone, lost.gone) == (Gone.CANCELED, Gone.LOST)
+
+
+def test_progress_reaches_the_ledger_once(house: House) -> None:
+    [job] = house.hold(stub_spec())
+    job.step, job.steps = 3, 9
+    house.life.pulse()
+    record = house.ledger.get(job.id)
+    assert (record.step, record.steps) == (3, 9)
+    assert job.reported == (3, 9)
+
+
+def test_a_canceled_job_is_confirmed_when_its_model_lets_it_go(house: House) -> None:
+    [job] = house.hold(stub_spec())
+    house.shop.compute.current = Run((job,), time.monotonic())
+    house.ledger.cancel(job.id)
+    house.life.heartbeat()
+    house.life.pulse()
+    assert house.ledger.get(job.id).status is Status.CANCELING
+    job.at_boundary = True
+    house.life.pulse()
+    assert house.ledger.get(job.id).status is Status.CANCELED
+
+
+def test_a_canceled_job_that_no_model_has_is_confirmed_at_once(house: House) -> None:
+    [job] = house.hold(stub_spec())
+    house.ledger.cancel(job.id)
+    house.life.heartbeat()
+    house.life.pulse()
+    assert house.ledger.get(job.id).status is Status.CANCELED
+
+
+def test_a_late_job_times_out_and_the_others_go_on(house: House) -> None:
+    late, patient = house.hold(stub_spec("a", run_timeout_s=1), stub_spec("b", run_timeout_s=600))
+    house.shop.compute.current = Run((late, patient), time.monotonic() - 30)
+    house.life.pulse()
+    assert house.ledger.get(late.id).status is Status.FAILED
+    assert patient.wanted
+    assert house.codes == []
+
+
+def test_a_hung_model_ends_the_process_and_gives_the_rest_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "HUNG_GRACE_S", 0.1)
+    [hung] = house.hold(stub_spec("a", run_timeout_s=1))
+    [waiting] = house.hold(stub_spec("b"))
+    hung.started = True
+    house.shop.compute.current = Run((hung,), time.monotonic() - 30)
+    house.life.pulse()
+    assert house.ledger.get(hung.id).status is Status.FAILED
+    assert house.ledger.get(waiting.id).status is Status.QUEUED
+    assert house.codes == [EXIT_HUNG]
+
+
+def test_a_drain_gives_back_at_once_what_no_model_has(house: House) -> None:
+    running, waiting = house.hold(stub_spec("a"), stub_spec("b"))
+    running.started = True
+    house.life.drain()
+    wait_for(lambda: house.ledger.get(waiting.id).status is Status.QUEUED or None, 1, "not given back")
+    wait_for(lambda: house.ledger.get(running.id).status is Status.QUEUED or None, 2, "not given back")
+    wait_for(lambda: house.codes or None, 5, "the process did not end")
+    assert house.codes == [0]
+    assert house.bells.queues[LANE] == 2
+    assert house.shop.draining.is_set()
+
+
+def test_a_sweep_takes_back_and_rings(house: House) -> None:
+    [job] = house.hold(stub_spec())
+    house.clock.now += 20
+    house.life.reap()
+    assert house.ledger.get(job.id).status is Status.QUEUED
+    assert house.bells.queues[LANE] == 1
+
+
+def test_two_processes_do_not_sweep_at_once(house: House) -> None:
+    house.life.reap()
+    house.hold(stub_spec())
+    house.clock.now += 20
+    house.life.reap()  # the lock of the first still holds
+    assert house.ledger.counts("tests")[Status.RUNNING] == 1
+
+
+def test_only_our_lanes_are_rung(house: House) -> None:
+    house.ledger.submit([new_job(stub_spec()), new_job(stub_spec(model="other"))])
+    house.life._ringer.ring()
+    assert dict(house.bells.queues) == {LANE: 1}
+
+
+def test_the_report_names_what_is_held(house: House) -> None:
+    [job] = house.hold(stub_spec())
+    house.life.report()
+    [info] = house.fleet.workers()
+    assert (info.id, info.state, info.lanes, info.running) == ("w1", "starting", (LANE,), (job.id,))
+
+
+def test_a_deaf_process_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "DEAF_S", 0.05)
+    house.life.ready()
+    house.ledger.submit([new_job(stub_spec())])
+    house.life.listen()
+    assert house.codes == []
+    house.clock.now += 1
+    time.sleep(0.1)
+    house.life.listen()
+    assert house.codes == [EXIT_DEAF]
+
+
+def test_a_cancel_is_heard_in_milliseconds(house: House, redis_url: str) -> None:
+    [job] = house.hold(stub_spec())
+    house.life._cancels.start()
+
+    def heard() -> bool | None:
+        with redis.Redis.from_url(redis_url) as client:
+            client.publish("pk:cancels", job.id)
+        return job.gone is Gone.CANCELED or None
+
+    wait_for(heard, 3, "the cancel was not heard")
