@@ -302,6 +302,16 @@ def test_the_cutout_shows_what_stays_clear_of_the_frame() -> None:
     assert file.label == "foreground"
 
 
+def test_a_thing_that_grazes_the_frame_is_still_foreground() -> None:
+    _, found = scene()
+    ids = found.ids.copy()
+    ids[40:44, 0:10] = 3
+
+    foreground, *_ = masks.selected(Segmentation(ids=ids, segments=found.segments), regions(ids), asked=False)
+
+    assert [segment.id for segment in foreground] == [3, 4]
+
+
 def test_what_was_asked_for_is_cut_out_piece_by_piece() -> None:
     image, found = scene()
     job = segment_job(labels=["tree", "sky", "ground", "bird"])

@@ -21,6 +21,7 @@ _DIM = 0.55  # of the brightness of what no segment covers
 _GOLDEN = 0.61803398875
 _FEATHER = 0.8  # standard deviation in pixels of a cut-out's edge
 _SPECK_SHARE = 0.002
+_CLEAR_SHARE = 0.02  # of the frame's pixels: a thing may graze the frame
 _FRAME_SHARE = 0.3
 
 
@@ -80,7 +81,7 @@ def selected(
         places: the region of each segment.
         asked: whether the job named what it wants (labels, boxes, points): then each segment is a picture of
             its own, the largest `MAX_CUTOUTS`. Otherwise one picture shows the foreground: all segments that
-            stay clear of the picture's frame and are no specks; with none such, the largest segment that
+            at most graze the picture's frame and are no specks; with none such, the largest segment that
             holds only a small part of the frame.
     """
     there = sorted((s for s in found.segments if s.id in places), key=lambda s: -places[s.id].area_px)
@@ -88,7 +89,8 @@ def selected(
         return tuple((segment,) for segment in there[:MAX_CUTOUTS])
     held = _frame_share(found.ids)
     least_px = _SPECK_SHARE * found.ids.size
-    whole = tuple(s for s in there if s.id not in held and places[s.id].area_px >= least_px)
+    clear = (s for s in there if held.get(s.id, 0.0) <= _CLEAR_SHARE)
+    whole = tuple(s for s in clear if places[s.id].area_px >= least_px)
     if whole:
         return (whole,)
     partly = (s for s in there if held.get(s.id, 0.0) <= _FRAME_SHARE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -42,9 +43,8 @@ def open_storage(settings: Settings, *, secret: bytes | None = None) -> Storage:
             ) from error
         from pixelkiln_shared.storage.s3 import S3Storage, s3_client  # boto3 takes most of a second to import
 
-        client, links = (
-            s3_client(endpoint_url=endpoint, region=settings.s3_region, checksums=settings.s3_checksums)
-            for endpoint in (settings.s3_endpoint_url, settings.s3_public_url or settings.s3_endpoint_url)
-        )
+        client_for = partial(s3_client, region=settings.s3_region, checksums=settings.s3_checksums)
+        client = client_for(endpoint_url=settings.s3_endpoint_url)
+        links = client_for(endpoint_url=settings.s3_public_url) if settings.s3_public_url else client
         return S3Storage(client, url.netloc, prefix=prefix, links=links)
     raise Misconfigured("PIXELKILN_STORAGE_URL: write file:///dir, file://./relative or s3://bucket/prefix")

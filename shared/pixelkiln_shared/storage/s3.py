@@ -114,7 +114,7 @@ class S3Storage:
         bucket: str,
         *,
         prefix: str = "",
-        deadline_s: float = 60.0,
+        deadline_s: float = 30.0,
         links: S3Client | None = None,
     ) -> None:
         self._client = client
