@@ -23,7 +23,7 @@ from pixelkiln.local.children import Child, Guard
 from pixelkiln_shared.errors import Misconfigured
 
 READY_S = 180.0  # importing the model libraries on a slow disk takes its time
-STOP_S = 20.0
+STOP_S = 25.0  # longer than a worker may take: it drains, then its launcher gives it 10 s more
 MAX_EARLY_CRASHES = 3
 
 
@@ -155,7 +155,7 @@ class Stack:
         environment["PIXELKILN_REDIS_URL"] = self._redis()
         environment.setdefault("PIXELKILN_STORAGE_URL", (self.data.resolve() / "objects").as_uri())
         environment.setdefault("PIXELKILN_SECRET", secret_of(self.data / "secret"))
-        environment.setdefault("PIXELKILN_DRAIN_S", "10")
+        environment.setdefault("PIXELKILN_DRAIN_S", "3")  # at a desk, Ctrl-C should be quick
         environment["PIXELKILN_HOST"] = "127.0.0.1"
         environment["PIXELKILN_PORT"] = str(port)
         environment["PYTHONUNBUFFERED"] = "1"
