@@ -132,6 +132,24 @@ def test_a_job_outlives_the_sigkill_of_its_worker(stack, client):
     until(lambda: len({p.pid for p in stack.named("celery")} - before) == 2, 30)
 
 
+def test_ctrl_c_while_waiting_lets_go_and_the_job_goes_on(stack, client):
+    job = client.generate("long", model="stub", steps=50, options={"device_ms": 4_000}, width=64, height=64)
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "pixelkiln", "wait", job.id],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**environment(), "PIXELKILN_URL": stack.url},
+    )
+    until(lambda: job.refresh().status == "running", 10)
+    time.sleep(1)
+    waiting.send_signal(signal.SIGINT)
+    told = waiting.communicate(timeout=10)[1]
+    assert waiting.returncode == 130
+    assert f"`pixelkiln wait {job.id}`" in told
+    assert "Traceback" not in told
+    assert job.result(30).images
+
+
 @pytest.mark.slow
 def test_a_thousand_mixed_jobs_go_through_two_workers(stack, client, tmp_path):
     until(lambda: sum(worker.state == "ready" for worker in client.workers()) == 2, 60)
