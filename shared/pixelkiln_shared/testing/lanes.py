@@ -106,6 +106,11 @@ class Lane:
         """Return the waiting jobs of the same class and tenant, oldest first."""
         return [job for job in self.of_class(like.new.priority) if job.new.tenant == like.new.tenant]
 
+    def heads(self) -> list[Job]:
+        """Return the first job of each class and of the suspects."""
+        waiting = [*map(self.of_class, CLASSES), self.suspects()]
+        return [jobs[0] for jobs in waiting if jobs]
+
     def best(self, *, with_suspects: bool) -> tuple[int, int] | None:
         """Return place and sequence of the best possible leader; suspects are the last place."""
         for place, priority in enumerate(CLASSES):

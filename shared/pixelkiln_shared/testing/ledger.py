@@ -210,7 +210,8 @@ class MemoryLedger(MemoryClaims):
     def cancel_group(self, group_id: str, *, limit: int = 1_000) -> int:
         """Cancel up to `limit` unfinished jobs of a group; returns how many were touched (0: done)."""
         ours = [job for job in self._jobs.values() if job.new.group == group_id and job.status in UNFINISHED]
-        for job in ours[:limit]:
+        ours.sort(key=lambda job: (UNFINISHED.index(job.status), -job.sequence))
+        for job in ours[:limit]:  # children before their parents, so that they end as canceled, not as failed
             self._cancel(job)
         return len(ours[:limit])
 

@@ -119,9 +119,14 @@ class MemoryRecords:
         running = Counter(job.new.lane for job in self._jobs.values() if job.lease_until is not None)
         stats = []
         for name in sorted({*self._lanes, *running}):
-            waiting = self._lanes[name].jobs if name in self._lanes else []
-            oldest = max((now - (job.queued_at or job.created_at) for job in waiting), default=0.0)
-            stats.append(LaneStats(lane=name, waiting=len(waiting), running=running[name], oldest_s=oldest))
+            lane = self._lanes.get(name)
+            heads = lane.heads() if lane else []
+            oldest = max((now - (job.queued_at or job.created_at) for job in heads), default=0.0)
+            stats.append(
+                LaneStats(
+                    lane=name, waiting=len(lane.jobs) if lane else 0, running=running[name], oldest_s=oldest
+                )
+            )
         return stats
 
     @atomic
