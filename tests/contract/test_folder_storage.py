@@ -104,6 +104,20 @@ def test_deleting_the_last_object_removes_its_folders(folder_storage: FolderStor
     assert sorted(os.listdir(folder_storage.root / "acme")) == [".other.json", "other"]
 
 
+def test_what_a_killed_writer_left_goes_with_the_folder(folder_storage: FolderStorage) -> None:
+    folder_storage.put(KEY, b"x", media_type="image/png")
+    left = folder_storage.path(KEY).with_name(".0123.part")
+    left.write_bytes(b"half")
+
+    folder_storage.delete(KEY)
+    assert left.exists()  # its writer may live
+
+    folder_storage.put(KEY, b"x", media_type="image/png")
+    os.utime(left, (1, 1))
+    folder_storage.delete(KEY)
+    assert os.listdir(folder_storage.root) == []
+
+
 def test_bytes_altered_behind_our_back_are_noticed(folder_storage: FolderStorage) -> None:
     folder_storage.put(KEY, b"picture", media_type="image/png")
     folder_storage.path(KEY).write_bytes(b"Picture")

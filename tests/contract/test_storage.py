@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pixelkiln_shared.errors import InvalidInput, NotFound
+from pixelkiln_shared.errors import InvalidInput, NotFound, StorageUnavailable
 from pixelkiln_shared.storage.contract import Storage
+from pixelkiln_shared.testing.storage import MemoryStorage
 
 KEY = "acme/2026/11/20/job_01/a1/0.png"
 
@@ -223,3 +224,17 @@ def test_link_names_the_object(storage: Storage) -> None:
     storage.put(KEY, b"x", media_type="image/png")
 
     assert KEY in storage.link(KEY, expires_s=60, filename="two balloons.png")
+
+
+def test_the_twin_can_be_down() -> None:
+    twin = MemoryStorage()
+    twin.put(KEY, b"x", media_type="image/png")
+    twin.outage = True
+
+    for call in (twin.get, twin.head, twin.delete):
+        with pytest.raises(StorageUnavailable):
+            call(KEY)
+    with pytest.raises(StorageUnavailable):
+        twin.check()
+    twin.outage = False
+    assert twin.get(KEY) == b"x"

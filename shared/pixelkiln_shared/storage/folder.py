@@ -14,6 +14,7 @@ import errno
 import fcntl
 import hashlib
 import hmac
+import itertools
 import json
 import os
 import secrets
@@ -32,6 +33,8 @@ from pixelkiln_shared.storage.probe import round_trip
 LINK_PATH = "/v1/files/"
 _READ_TRIES = 20  # a reader loses a race against a put at most a few times; after that the file is damaged
 _READ_PAUSE_S = 0.005
+_PART = ".part"  # the ending of a file that is being written
+_ABANDONED_S = 3_600  # nobody takes an hour to write a file
 
 
 class FolderStorage:
@@ -206,18 +209,26 @@ def _same_folder(descriptor: int, folder: Path) -> bool:
 
 
 def _remove_empty(folder: Path) -> bool:
-    try:
+    """Remove a folder that holds no more than what writers that died left in it; returns whether it went."""
+    with contextlib.suppress(OSError):  # not empty, or somebody else was first
+        with os.scandir(folder) as entries:
+            left = list(itertools.takewhile(_is_abandoned, entries))
+        for entry in left:
+            os.unlink(entry)
         folder.rmdir()
-    except OSError:  # not empty, or somebody else was first
-        return False
-    return True
+        return True
+    return False
+
+
+def _is_abandoned(entry: os.DirEntry[str]) -> bool:
+    return entry.name.endswith(_PART) and time.time() - entry.stat().st_mtime > _ABANDONED_S
 
 
 def _write_temporary(target: Path, data: bytes | Path) -> tuple[Path, str]:
     """Write the bytes beside the target, through to the disk; returns where, and their SHA-256."""
     while True:
         target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = target.with_name(f".{secrets.token_hex(8)}.part")
+        fresh = target.with_name(f".{secrets.token_hex(8)}{_PART}")
         try:
             file = fresh.open("xb")
         except FileNotFoundError:  # a delete swept the folder in between
@@ -252,7 +263,7 @@ def _sidecar(target: Path) -> Path:
 
 def _write_sidecar(target: Path, facts: list[dict[str, Any]]) -> None:
     sidecar = _sidecar(target)
-    fresh = sidecar.with_name(f".{secrets.token_hex(8)}.part")
+    fresh = sidecar.with_name(f".{secrets.token_hex(8)}{_PART}")
     try:
         fresh.write_text(json.dumps(facts), "utf-8")
         os.replace(fresh, sidecar)
