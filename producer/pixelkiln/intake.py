@@ -244,8 +244,9 @@ def _check_marks(entry: ModelEntry, marks: bool, at: str) -> None:
 
 
 def _check_classes(entry: ModelEntry, wanted: SegmentInput, at: str) -> None:
+    known = {name.casefold() for name in entry.classes}
     for index, label in enumerate(wanted.labels):
-        if entry.classes and label not in entry.classes:
+        if known and label.strip().casefold() not in known:
             raise wrong(
                 "unknown_label",
                 f"{at}/labels/{index}",
@@ -297,15 +298,14 @@ def _segment_warnings(
 ) -> list[dict[str, str]]:
     warnings = []
     if chosen and entry.family == "classical":
-        what = "the marked thing" if entry.needs_marks else "regions"
+        what = "what is marked but cannot name it" if marks else "regions in any picture but cannot name them"
         warnings.append(
             {
                 "code": "classical_default",
-                "message": f"no model was named: {entry.id} finds {what} in any picture but gives it no name",
+                "message": f"no model was named: {entry.id} finds {what}",
             }
         )
     ignored = {
-        "labels": bool(wanted.labels) and not entry.classes,
         "points and boxes": marks and not entry.needs_marks,
         "regions": wanted.regions is not None and entry.family != "classical",
     }

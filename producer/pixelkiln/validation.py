@@ -100,11 +100,16 @@ def _pointer(location: Sequence[str | int], raw: object) -> str:
     path = ""
     node: Any = raw
     for index, part in enumerate(location):
-        if (isinstance(node, Mapping) and part in node) or (
-            isinstance(node, list) and isinstance(part, int) and part < len(node)
-        ):
+        last = index == len(location) - 1
+        if _has(node, part):
             node = node[part]
-        elif index < len(location) - 1 or not isinstance(node, Mapping):
+        elif not (last and isinstance(node, Mapping)):  # a missing field is named, a union's member is not
             continue
         path += f"/{escape(part)}"
     return path
+
+
+def _has(node: object, part: str | int) -> bool:
+    if isinstance(node, Mapping):
+        return part in node
+    return isinstance(node, list) and isinstance(part, int) and part < len(node)

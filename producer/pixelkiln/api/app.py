@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.staticfiles import StaticFiles
 
 from pixelkiln.api import files, groups, jobs, models, openapi, status, uploads
 from pixelkiln.api.auth import AuthGuard, Gate
@@ -25,6 +26,8 @@ from pixelkiln.api.errors import of_http, of_parameters, problem
 from pixelkiln.api.events import Watcher
 from pixelkiln.api.probe import Probe
 from pixelkiln.api.services import Muster, Services
+from pixelkiln.gallery import pages
+from pixelkiln.gallery.thumbnails import Thumbnails
 from pixelkiln.producer import Producer
 from pixelkiln_shared.bells import CeleryBells, make_app
 from pixelkiln_shared.catalogue import Catalogue
@@ -56,8 +59,9 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    for part in (jobs, groups, uploads, files, models, status):
+    for part in (jobs, groups, uploads, files, models, status, pages):
         app.include_router(part.router)
+    app.mount("/static", StaticFiles(directory=pages.STATIC))
     openapi.install(app)
     app.add_exception_handler(PixelkilnError, _ours)
     app.add_exception_handler(HTTPException, _https)
@@ -89,6 +93,7 @@ def _services(settings: Settings) -> Services:
         muster=muster,
         gate=Gate(settings, secret),
         watcher=Watcher(settings, ledger),
+        thumbnails=Thumbnails(storage),
         probe=Probe(lambda: ledger.counts("default"), storage.check),
         secret=secret,
     )

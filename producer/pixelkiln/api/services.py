@@ -12,6 +12,7 @@ from starlette.requests import Request
 from pixelkiln.api.auth import Gate
 from pixelkiln.api.events import Watcher
 from pixelkiln.api.probe import Probe
+from pixelkiln.gallery.thumbnails import Thumbnails
 from pixelkiln.producer import Producer
 from pixelkiln_shared.fleet import Fleet, WorkerInfo
 from pixelkiln_shared.settings import Settings
@@ -49,6 +50,7 @@ class Services:
     gate: Gate
     watcher: Watcher
     probe: Probe
+    thumbnails: Thumbnails
     secret: bytes = field(repr=False)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -57,7 +56,9 @@ class Views:
             input=self._input(spec.input),
             artifacts=[self._artifact(artifact) for artifact in result.artifacts],
             error=JobFailure.model_validate_json(record.error) if record.error else None,
-            warnings=[*spec.warnings, *result.warnings, *(self._unserved(record, spec) if waiting else [])],
+            warnings=_once(
+                [*spec.warnings, *result.warnings, *(self._unserved(record, spec) if waiting else [])]
+            ),
             metrics=_metrics(record, result),
             detail=result.detail,
             urls=self._urls(record.id),
@@ -116,12 +117,6 @@ class Views:
         ]
 
 
-def event(resource: JobResource) -> dict[str, Any]:
-    """Return a resource as the data of an event (plain JSON)."""
-    data: dict[str, Any] = json.loads(resource.model_dump_json())
-    return data
-
-
 def _moment(at_s: float) -> datetime:
     return datetime.fromtimestamp(at_s, UTC)
 
@@ -131,6 +126,11 @@ def _progress(record: Record) -> Progress:
         return Progress(value=1.0, step=record.steps, steps=record.steps)
     value = min(1.0, record.step / record.steps) if record.steps else 0.0
     return Progress(value=value, step=record.step, steps=record.steps)
+
+
+def _once(warnings: list[dict[str, str]]) -> list[dict[str, str]]:
+    """A result repeats the warnings of its job."""
+    return [warning for index, warning in enumerate(warnings) if warning not in warnings[:index]]
 
 
 def _metrics(record: Record, result: Result) -> dict[str, float]:

@@ -1,0 +1,139 @@
+"""What a template shows of a job: its title, its pictures, and words instead of numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pixelkiln.resources import ArtifactResource, JobResource
+from pixelkiln_shared.jobs import Kind, Role, Status
+
+MOSAIC = 4  # pictures on one card
+PICTURES = frozenset({Role.IMAGE, Role.OVERLAY, Role.CUTOUT, Role.MASK, Role.PREVIEW})
+
+_FACE = {Kind.GENERATE: Role.IMAGE, Kind.SEGMENT: Role.OVERLAY}
+_TITLES = {Kind.SEGMENT: "A picture taken apart"}
+_NAMED = 6
+_NUMBERED = re.compile(r"\d$")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A job on the grid, or at the top of its page."""
+
+    job: JobResource
+
+    @property
+    def title(self) -> str:
+        """The prompt, or what was found."""
+        return str(
+            self.job.input.get("prompt") or _found(self.job) or _TITLES.get(self.job.kind, self.job.kind)
+        )
+
+    @property
+    def faces(self) -> list[str]:
+        """Addresses of the thumbnails that stand for the job."""
+        role = _FACE[self.job.kind]
+        made = [address(self.job, one, "thumb") for one in self.job.artifacts if one.role is role]
+        return made[:MOSAIC] or ([self.input_thumb] if self.input_thumb else [])
+
+    @property
+    def input_thumb(self) -> str | None:
+        """The address of the input picture's thumbnail."""
+        return f"{self.input}?small=1" if self.input else None
+
+    @property
+    def input(self) -> str | None:
+        """The address of the input picture; None where there is none, or not yet."""
+        image = self.job.input.get("image", {})
+        borrowed = "job" in image and self.job.status in {Status.BLOCKED, Status.FAILED, Status.CANCELED}
+        return None if not image or borrowed else f"/jobs/{self.job.id}/input"
+
+    @property
+    def active(self) -> bool:
+        """Whether it will change by itself."""
+        return not self.job.status.terminal
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the card looks different."""
+        progress = self.job.progress
+        return f"{self.job.status}.{self.job.attempts}.{progress.step}.{self.job.queue_position}"
+
+    @property
+    def age(self) -> str:
+        """How long ago it was submitted."""
+        return ago(self.job.created_at)
+
+
+def _found(job: JobResource) -> str:
+    labels = [label for label in job.detail.get("labels", ()) if isinstance(label, str)]
+    if len(labels) > 1 and all(_NUMBERED.search(label) for label in labels):
+        return f"{len(labels)} regions"
+    return ", ".join(labels[:_NAMED]) + (", ..." if len(labels) > _NAMED else "")
+
+
+def address(job: JobResource, artifact: ArtifactResource, verb: str = "files") -> str:
+    """Return where this gallery serves an artifact; the hash makes the address as lasting as the content."""
+    return f"/jobs/{job.id}/{verb}/{artifact.role}/{artifact.index}?v={artifact.sha256[:12]}"
+
+
+def ago(moment: datetime) -> str:
+    """Return a time as people say it."""
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {name} ago"
+    return "just now"
+
+
+def span(milliseconds: float | None) -> str:
+    """Return a duration as people say it."""
+    if milliseconds is None:
+        return "–"
+    if milliseconds < 1_000:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1_000
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def parameters(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what was asked for, one line a setting, without what is empty."""
+    lines = []
+    for name, value in given.items():
+        if name in {"prompt", "image"} or value in (None, "", [], {}):
+            continue
+        text = "; ".join(_plain(one) for one in value) if isinstance(value, list) else _plain(value)
+        lines.append((name.replace("_", " "), text))
+    return lines
+
+
+def timeline(job: JobResource) -> list[tuple[str, str]]:
+    """Return how long each part took."""
+    names = {
+        "queue_ms": "waited",
+        "load_ms": "loaded the model",
+        "run_ms": "ran",
+        "encode_ms": "encoded",
+        "upload_ms": "stored",
+    }
+    return [(label, span(job.metrics[name])) for name, label in names.items() if job.metrics.get(name)]
+
+
+def first(artifacts: Iterable[ArtifactResource], role: Role) -> ArtifactResource | None:
+    """Return the first artifact of a role."""
+    return next((one for one in artifacts if one.role is role), None)
+
+
+def stalled(job: JobResource) -> bool:
+    """Whether it can be put back into its queue."""
+    return job.status in {Status.FAILED, Status.CANCELED, Status.EXPIRED}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)

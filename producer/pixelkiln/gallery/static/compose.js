@@ -1,0 +1,57 @@
+// The two ways in: a prompt to paint, a picture to take apart.
+import { ask, busy, post, say } from "./talk.js";
+
+const paint = document.querySelector("#paint"), cut = document.querySelector("#cut");
+const told = () => document.dispatchEvent(new Event("submitted"));
+
+paint.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const { prompt, model, count, seed, apart } = paint.elements;
+  const input = { prompt: prompt.value, count: Number(count.value) };
+  if (seed.value !== "") input.seed = Number(seed.value);
+  busy(paint.querySelector(".fire"), async () => {
+    const request = { kind: "generate", model: model.value, input, priority: "interactive" };
+    if (apart.checked) {
+      const pictures = Array.from({ length: input.count }, (_, index) => ({
+        id: `masks-${index}`, kind: "segment", input: { image: `$scene.image.${index}` }, priority: "interactive",
+      }));
+      await post("/v1/pipelines", { steps: [{ id: "scene", ...request }, ...pictures] });
+    } else {
+      await post("/v1/jobs", request);
+    }
+    told();
+  });
+});
+
+paint.elements.prompt.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); paint.requestSubmit(); }
+  if (event.key === "Tab" && !event.target.value && !event.shiftKey) event.target.value = event.target.placeholder;
+});
+
+async function takeApart(file) {
+  const form = new FormData();
+  form.append("file", file);
+  const upload = await ask("/v1/uploads", { method: "POST", body: form });
+  const model = cut.elements.model.value;
+  await post("/v1/jobs", {
+    kind: "segment", input: { image: { upload: upload.id } }, priority: "interactive", ...(model ? { model } : {}),
+  });
+  told();
+}
+
+async function takeAllApart(files) {
+  for (const file of files) {
+    try { await takeApart(file); } catch (error) { say(`${file.name}: ${error.message}`); }
+  }
+  cut.reset();
+}
+
+cut.elements.file.addEventListener("change", (event) => takeAllApart([...event.target.files]));
+const drop = cut.querySelector(".drop");
+for (const name of ["dragover", "dragleave", "drop"]) {
+  drop.addEventListener(name, (event) => {
+    event.preventDefault();
+    drop.classList.toggle("over", name === "dragover");
+    if (name === "drop") takeAllApart([...event.dataTransfer.files]);
+  });
+}

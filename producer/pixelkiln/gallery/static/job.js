@@ -1,0 +1,66 @@
+// One job's page: live until it ends, then its pictures, masks and commands.
+import { showMasks } from "./masks.js";
+import { ask, busy, post, say } from "./talk.js";
+
+const sheet = document.querySelector(".sheet");
+const again = JSON.parse(document.querySelector("#again").textContent);
+const open = (job) => { location.href = `/jobs/${job.id}`; };
+const apart = (index) => post("/v1/jobs", {
+  kind: "segment", input: { image: { job: sheet.dataset.job, role: "image", index } }, priority: "interactive",
+});
+
+// ---------------------------------------------------------------------------------------------- live
+
+if ("active" in sheet.dataset) {
+  const bar = sheet.querySelector(".live progress"), words = sheet.querySelector(".live .words"), pill = sheet.querySelector(".live .pill");
+  const source = new EventSource(`/v1/jobs/${sheet.dataset.job}/events`);
+  source.addEventListener("status", (event) => {
+    const job = JSON.parse(event.data);
+    pill.textContent = job.status;
+    bar.value = job.progress.value;
+    words.textContent = job.queue_position ? `${job.queue_position} before it in the queue` : "";
+    if (["succeeded", "failed", "canceled", "expired"].includes(job.status)) { source.close(); location.reload(); }
+  });
+  source.addEventListener("progress", (event) => {
+    const { step, steps } = JSON.parse(event.data);
+    if (steps) { bar.value = step / steps; words.textContent = `step ${step} of ${steps}`; pill.textContent = "running"; }
+  });
+}
+
+// ---------------------------------------------------------------------------------------------- pictures
+
+const figure = sheet.querySelector(".layers[data-mask]");
+if (figure) {
+  const [opacity, outline, reveal] = ["opacity", "outline", "reveal"].map((id) => document.getElementById(id));
+  showMasks(figure, sheet.querySelector(".legend"), { opacity, outline, reveal }).catch((error) => say(`masks: ${error.message}`));
+}
+
+const big = sheet.querySelector(".big img");
+sheet.querySelectorAll("[data-show]").forEach((button) => button.addEventListener("click", () => {
+  big.src = button.dataset.show;
+  big.dataset.index = button.dataset.index;
+  sheet.querySelectorAll("[data-show]").forEach((one) => one.toggleAttribute("aria-current", one === button));
+}));
+
+// ---------------------------------------------------------------------------------------------- actions
+
+sheet.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  const { post: path, again: how, delete: gone } = button.dataset;
+  if (path) busy(button, () => post(path).then(() => location.reload()));
+  else if (how) {
+    const request = structuredClone(again);
+    if (how === "seed") delete request.input.seed;
+    busy(button, () => post("/v1/jobs", request).then(open));
+  } else if ("apart" in button.dataset) busy(button, () => apart(Number(big.dataset.index)).then(open));
+  else if (gone && confirm("Delete this job and its files?")) {
+    busy(button, () => ask(gone, { method: "DELETE" }).then(() => { location.href = "/"; }));
+  } else if (button.dataset.tab) {
+    sheet.querySelectorAll("[data-tab]").forEach((tab) => tab.setAttribute("aria-selected", tab === button));
+    sheet.querySelectorAll("[data-pane]").forEach((pane) => { pane.hidden = pane.dataset.pane !== button.dataset.tab; });
+  } else if ("copy" in button.dataset) {
+    const text = sheet.querySelector("[data-pane]:not([hidden])").textContent;
+    busy(button, () => navigator.clipboard.writeText(text).then(() => say("Copied.")));
+  }
+});
