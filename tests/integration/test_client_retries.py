@@ -153,7 +153,7 @@ def test_the_server_says_how_long_to_wait(ask, script):
     script.answers = [problem(429, "queue_full", **{"Retry-After": "1"}), answer(JOB, 202)]
     began = time.monotonic()
     ask("generate", "a")
-    assert 1.0 <= time.monotonic() - began < 3
+    assert time.monotonic() - began >= 1.0
 
 
 def test_a_wait_beyond_our_patience_is_not_begun(ask, script):

@@ -123,3 +123,20 @@ def test_colour_is_off_when_asked():
         [sys.executable, "-c", script], capture_output=True, check=True, env={"NO_COLOR": "1"}
     )
     assert b"\x1b" not in told.stdout
+
+
+def test_a_file_name_never_leads_out_of_its_folder():
+    from pixelkiln.client.results import ArtifactFacts
+    from pixelkiln.resources import ArtifactResource
+
+    facts = {"role": "mask", "index": 3, "media_type": "image/png", "size_bytes": 1, "sha256": ""}
+    resource = ArtifactResource(**facts, label="../a Tree!", url="/x", url_expires_at="2026-11-20T12:00:00Z")
+    assert ArtifactFacts("job_1", resource).filename() == "job_1_mask_003_a-tree.png"
+    assert ArtifactFacts("../../job", resource).filename() == "-..-job_mask_003_a-tree.png"
+    assert ArtifactFacts("job_1", resource).filename("фото") == "фото_mask_003_a-tree.png"
+
+
+def test_an_id_is_never_another_path():
+    from pixelkiln.client.wire import below
+
+    assert below("/v1/jobs", "../groups/x?a=1", "cancel") == "/v1/jobs/..%2Fgroups%2Fx%3Fa%3D1/cancel"

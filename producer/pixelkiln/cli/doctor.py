@@ -48,7 +48,7 @@ def doctor(ctx: click.Context, data: Path, as_json: bool) -> None:
     if facts and not as_json:
         hint(f"asking the stack that runs on {data}")
     findings = []
-    for finding in examine(connect(ctx)):
+    for finding in examine(connect(ctx), backstage=is_backstage(ctx)):
         findings.append(finding)
         if not as_json:
             mark, colour = MARKS[finding.state]
@@ -72,12 +72,20 @@ def adopt_stack(ctx: click.Context, data: Path) -> dict[str, str]:
     return facts
 
 
-def examine(client: Client) -> Iterator[Finding]:
-    """Yield the findings, from the ground up."""
+def is_backstage(ctx: click.Context) -> bool:
+    """Tell whether Redis and storage are this machine's business, not only a server's elsewhere."""
     if find_spec("redis") is None or find_spec("pydantic_settings") is None:
-        yield Finding("here", "ok", "the client only; Redis and storage are looked after by the server")
-    else:
+        return False
+    named = any(os.environ.get(f"PIXELKILN_{name}") for name in ("REDIS_URL", "STORAGE_URL"))
+    return named or ctx.meta.get("pixelkiln.url") is None
+
+
+def examine(client: Client, *, backstage: bool) -> Iterator[Finding]:
+    """Yield the findings, from the ground up."""
+    if backstage:
         yield from _backstage()
+    else:
+        yield Finding("here", "ok", "a client only; Redis and storage are looked after by the server")
     yield from _guarded("api", lambda: _api(client))
 
 
@@ -137,10 +145,14 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 
 
 def _storage(settings: Settings) -> Iterator[Finding]:
-    from pixelkiln_shared.storage import open_storage
+    from pixelkiln_shared.storage import FolderStorage, open_storage
 
+    storage = open_storage(settings)
+    if isinstance(storage, FolderStorage) and not storage.root.exists():
+        yield Finding("storage", "warn", f"{settings.storage_url}: no such folder yet")
+        return
     began = time.monotonic()
-    open_storage(settings).check()
+    storage.check()
     trip_ms = (time.monotonic() - began) * 1_000
     yield Finding("storage", "ok", f"{settings.storage_url}: written, read and removed in {trip_ms:.0f} ms")
 

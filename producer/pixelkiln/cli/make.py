@@ -207,7 +207,7 @@ def deliver(
         if output is not None:
             lines = save_result(job.result(), output, stem_of[job.id], force=force, kinds=kinds)
         else:
-            lines = [absolute(client.url, artifact.url) for artifact in job.resource.artifacts]
+            lines = [clean(absolute(client.url, artifact.url)) for artifact in job.resource.artifacts]
         if not as_json:
             click.echo(job.id if quiet else "\n".join(lines))
     if as_json:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 10.0
 POLL_S = 0.2
+WINDOW = 10  # jobs asked about at a time: fifty questions a second at most
 
 
 class Progress:
@@ -90,7 +91,7 @@ def wait_for_jobs(
     with detachable(ids), Progress(quiet=quiet) as progress:
         while open_ids:
             running = ""
-            for job_id in open_ids[:50]:  # the rest is looked at when these have ended
+            for job_id in open_ids[:WINDOW]:  # the rest is looked at when these have ended
                 job = client.job(job_id)
                 if job.status.terminal:
                     open_ids.remove(job_id)

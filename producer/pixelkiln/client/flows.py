@@ -18,7 +18,7 @@ from pixelkiln.client.errors import ApiError, JobCanceled, JobFailed, ServerUnre
 from pixelkiln.client.jobs import JobFacts
 from pixelkiln.client.requests import row_request, without_none
 from pixelkiln.client.results import ArtifactFacts
-from pixelkiln.client.wire import Call, Emit, Flow, Pause, Retry, read, send
+from pixelkiln.client.wire import Call, Emit, Flow, Pause, Retry, below, read, send
 from pixelkiln.resources import (
     ArtifactResource,
     BulkResource,
@@ -74,7 +74,7 @@ class Flows:
 
     def job(self, job_id: str) -> Flow[JobResource]:
         """Read a job."""
-        return (yield from self.get(f"/v1/jobs/{job_id}", JobResource))
+        return (yield from self.get(below("/v1/jobs", job_id), JobResource))
 
     def jobs(self, *, seen: set[str] | None = None, **filters: Any) -> Flow[None]:
         """Emit the `JobResource`s of a listing, newest first, page after page; those in `seen` only once."""
@@ -92,11 +92,11 @@ class Flows:
 
     def move(self, job_id: str, verb: str) -> Flow[JobResource]:
         """Cancel or retry a job."""
-        return (yield from self.post(f"/v1/jobs/{job_id}/{verb}", JobResource))
+        return (yield from self.post(below("/v1/jobs", job_id, verb), JobResource))
 
     def delete(self, job_id: str) -> Flow[None]:
         """Remove a finished job and its artifacts."""
-        yield from send(Call(method="DELETE", path=f"/v1/jobs/{job_id}"), self._retry)
+        yield from send(Call(method="DELETE", path=below("/v1/jobs", job_id)), self._retry)
 
     def wait(self, job_id: str, timeout_s: float | None) -> Flow[JobResource]:
         """Poll until the job has ended.
@@ -214,11 +214,11 @@ class Flows:
 
     def group(self, group_id: str) -> Flow[GroupResource]:
         """Read a group's counters."""
-        return (yield from self.get(f"/v1/groups/{group_id}", GroupResource))
+        return (yield from self.get(below("/v1/groups", group_id), GroupResource))
 
     def cancel_group(self, group_id: str) -> Flow[GroupResource]:
         """Cancel whatever of a group has not ended."""
-        return (yield from self.post(f"/v1/groups/{group_id}/cancel", GroupResource))
+        return (yield from self.post(below("/v1/groups", group_id, "cancel"), GroupResource))
 
     def wait_group(self, group_id: str, timeout_s: float | None) -> Flow[GroupResource]:
         """Poll until every job of the group has ended."""

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 
 from pixelkiln.client.errors import PixelkilnError
-from pixelkiln.client.wire import Retry, problem_of, unreachable
+from pixelkiln.client.wire import Call, Retry, below, problem_of, unreachable
 from pixelkiln.resources import GroupResource, JobFailure, JobResource, Progress
 from pixelkiln_shared.jobs import TERMINAL, Kind, Status
 
@@ -139,7 +139,7 @@ class Tail:
     @property
     def path(self) -> str:
         """Return the stream's path."""
-        return f"/v1/jobs/{self.job_id}/events"
+        return below("/v1/jobs", self.job_id, "events")
 
     @property
     def headers(self) -> dict[str, str]:
@@ -173,7 +173,5 @@ class Tail:
 
 def unreachable_stream(tail: Tail, error: httpx2.TransportError | None) -> PixelkilnError:
     """Return the error for a stream that gives no events."""
-    from pixelkiln.client.wire import Call
-
     cause = error or httpx2.RemoteProtocolError("the event stream ends without an event")
     return unreachable(Call(method="GET", path=tail.path), cause)

@@ -44,7 +44,7 @@ class ArtifactFacts:
 
     def filename(self, stem: str | None = None) -> str:
         """Return a name for the file: `STEM_INDEX.png` for images, `STEM_mask_000_tree.png` for the rest."""
-        stem = stem or self.job_id
+        stem = re.sub(r"[/\\\0]", "-", stem or self.job_id).lstrip(".")  # never a way out of a folder
         suffix = SUFFIXES.get(self.media_type, "")
         if self.role is Role.IMAGE:
             return f"{stem}_{self.index}{suffix}"

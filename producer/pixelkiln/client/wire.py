@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx2
 from pydantic import BaseModel
@@ -74,6 +75,11 @@ class Retry:
         if asked_s is not None:
             return asked_s + random.uniform(0, 0.1 * asked_s + 0.05)  # noqa: S311  jitter, not a secret
         return min(8.0, 0.2 * 2.0 ** min(tries, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def below(path: str, *names: str) -> str:
+    """Return a path with names appended, each quoted: what a user typed as an id is never another path."""
+    return "/".join([path, *(quote(name, safe="") for name in names)])
 
 
 def send(call: Call, retry: Retry) -> Flow[httpx2.Response]:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 NAME = "stack.json"
+LOCK = "lock"
 
 
 def facts_of(data: Path) -> dict[str, str]:
     """Return `url`, `redis_url`, `storage_url` and `pid` of the stack on a folder; empty when none runs."""
     try:
         facts: dict[str, str] = json.loads((data / NAME).read_text("utf-8"))
+        return facts if is_held(data) else {}
     except (OSError, ValueError):
         return {}
-    return facts
+
+
+def is_held(data: Path) -> bool:
+    """Tell whether a stack holds the folder; one that was killed leaves its facts but not its lock."""
+    with (data / LOCK).open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        return False
 
 
 def write_facts(data: Path, facts: Mapping[str, str]) -> None:

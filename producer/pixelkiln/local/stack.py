@@ -141,7 +141,7 @@ class Stack:
         return self.data / "logs"
 
     def _take_lock(self) -> None:
-        self._lock = (self.data / "lock").open("w")
+        self._lock = (self.data / facts.LOCK).open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
