@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -24,7 +25,7 @@ from hypothesis.stateful import (
 
 from pixelkiln_shared.errors import LeaseLost, PixelkilnError
 from pixelkiln_shared.jobs import Priority, Status
-from pixelkiln_shared.ledger.contract import Claim, LaneOffer, NewJob, Reaped, Record
+from pixelkiln_shared.ledger.contract import Claim, Claimed, LaneOffer, Ledger, NewJob, Reaped, Record
 from tests.ledger_worlds import LEASE_S, RETENTION_S, World, memory_world, new_job, redis_world
 
 LANES = ("generate.a", "generate.b")
@@ -219,10 +220,10 @@ class Ledgers(RuleBasedStateMachine):
     def counters_equal_reality(self) -> None:
         alive = list(self.seen.values())
         for tenant, group in zip(TENANTS, GROUPS, strict=True):
-            counts = self.both(lambda ledger, tenant=tenant: ledger.counts(tenant))
+            counts = self.both(partial(counts_of, tenant=tenant))
             assert drop_zeros(counts) == Counter(one.status for one in alive if one.tenant == tenant)
             members = Counter(one.status for one in alive if one.group == group)
-            answer = self.both(lambda ledger, group=group: ledger.group(group))
+            answer = self.both(partial(group_of, group=group))
             if members:
                 assert (drop_zeros(answer.counts), answer.total) == (members, members.total())
             else:
@@ -240,7 +241,7 @@ class Ledgers(RuleBasedStateMachine):
             claim = self.both(lambda ledger: ledger.claim("last", offers, lease_s=LEASE_S))
             if claim is not None:
                 for job in claim.jobs:
-                    self.both(lambda ledger, job=job: ledger.publish(job.id, job.attempt, "{}"))
+                    self.both(partial(publish, job=job))
                 continue
             for world in self.worlds:
                 world.clock.advance(LEASE_S + 1)
@@ -260,6 +261,18 @@ def plain(answer: Any) -> Any:
         }
         return Reaped(**lists, lanes=dict(answer.lanes))
     return answer
+
+
+def counts_of(ledger: Ledger, tenant: str) -> Any:
+    return ledger.counts(tenant)
+
+
+def group_of(ledger: Ledger, group: str) -> Any:
+    return ledger.group(group)
+
+
+def publish(ledger: Ledger, job: Claimed) -> Any:
+    return ledger.publish(job.id, job.attempt, "{}")
 
 
 def drop_zeros(counts: Any) -> dict[Status, int]:

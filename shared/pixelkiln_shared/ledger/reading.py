@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
-from itertools import islice
-from operator import itemgetter
-from typing import Any, cast
+from typing import cast
 
 import redis
 
@@ -43,14 +40,8 @@ class LedgerReader:
         if not ids:
             return []
         with redis_errors():
-            pipeline = self._client.pipeline(transaction=True)
-            for job_id in ids:
-                pipeline.hgetall(LedgerKey.JOB + job_id)
-                pipeline.get(LedgerKey.SPEC + job_id)
-                pipeline.get(LedgerKey.OUTCOME + job_id)
-            found = pipeline.execute()
-        triples = zip(ids, found[0::3], found[1::3], found[2::3], strict=True)
-        return [_record(job_id, fields, spec, outcome) for job_id, fields, spec, outcome in triples]
+            found = self._scripts.run("get", *ids)
+        return [_record(job_id, *parts) for job_id, parts in zip(ids, found, strict=True)]
 
     def jobs(
         self,
@@ -64,20 +55,16 @@ class LedgerReader:
     ) -> Page:
         """List a tenant's jobs, newest first; reads at most `limit` entries of each index, however long."""
         limit = max(1, min(limit, MOST_PER_PAGE))
-        if group is not None and self._group_fields(group).get("tenant") != tenant:
-            return Page(records=(), after=None)
         scope = f"t:{tenant}" if group is None else f"g:{group}"
         newest = "+inf" if after is None else f"({after}"
+        names = _index_names(scope, kind, status)
         with redis_errors():
-            pipeline = self._client.pipeline(transaction=True)
-            for name in _index_names(scope, kind, status):
-                pipeline.zrevrangebyscore(name, newest, "-inf", start=0, num=limit + 1, withscores=True)
-            found = pipeline.execute()
-        merged = heapq.merge(*found, key=itemgetter(1), reverse=True)
-        entries = list(islice(merged, limit + 1))
-        shown = entries[:limit]
-        records = [record for record in self.get_many([entry[0] for entry in shown]) if record is not None]
-        return Page(records=tuple(records), after=int(shown[-1][1]) if len(entries) > limit else None)
+            found = self._scripts.run("list", tenant, group or "", newest, limit, *names)
+        records = [_record(job_id, *parts) for job_id, _, parts in found[:limit]]
+        return Page(
+            records=tuple(record for record in records if record is not None),
+            after=int(found[limit - 1][1]) if len(found) > limit else None,
+        )
 
     def group(self, group_id: str) -> Group:
         """Return a group's counters.
@@ -85,15 +72,9 @@ class LedgerReader:
         Raises:
             NotFound: no such group.
         """
-        names = [(status, _index_names(f"g:{group_id}", None, status)) for status in Status]
-        with redis_errors():
-            pipeline = self._client.pipeline(transaction=True)
-            pipeline.hgetall(LedgerKey.GROUP + group_id)
-            found = self._sizes(pipeline, names)
-        fields, sizes = found[0], found[1:]
+        fields, counts = self._counted(f"g:{group_id}", group_id)
         if not fields:
             raise NotFound(f"no group {group_id}")
-        counts = _summed(names, sizes)
         return Group(
             id=group_id,
             tenant=fields["tenant"],
@@ -104,10 +85,7 @@ class LedgerReader:
 
     def counts(self, tenant: str) -> Mapping[Status, int]:
         """Return how many jobs a tenant has in each state."""
-        names = [(status, _index_names(f"t:{tenant}", None, status)) for status in Status]
-        with redis_errors():
-            found = self._sizes(self._client.pipeline(transaction=True), names)
-        return _summed(names, found)
+        return self._counted(f"t:{tenant}", "")[1]
 
     def position(self, job_id: str) -> int | None:
         """Return how many jobs are served before this one in its lane, about; None when it does not wait.
@@ -148,16 +126,14 @@ class LedgerReader:
             lanes[lane] = lanes.get(lane, 0) + int(count)
         return lanes
 
-    def _group_fields(self, group_id: str) -> dict[str, str]:
+    def _counted(self, scope: str, group_id: str) -> tuple[dict[str, str], dict[Status, int]]:
+        names = {(status, kind): _index_names(scope, kind, status)[0] for status in Status for kind in Kind}
         with redis_errors():
-            return cast(dict[str, str], self._client.hgetall(LedgerKey.GROUP + group_id))
-
-    @staticmethod
-    def _sizes(pipeline: redis.client.Pipeline, names: list[tuple[Status, list[str]]]) -> list[Any]:
-        for _, indexes in names:
-            for index in indexes:
-                pipeline.zcard(index)
-        return pipeline.execute()
+            flat, sizes = self._scripts.run("count", group_id, *names.values())
+        counts = dict.fromkeys(Status, 0)
+        for (status, _), size in zip(names, sizes, strict=True):
+            counts[status] += int(size)
+        return _paired(flat), counts
 
 
 def missing(job_id: str) -> NotFound:
@@ -171,16 +147,16 @@ def _index_names(scope: str, kind: Kind | None, status: Status | None) -> list[s
     return [f"{LedgerKey.INDEX}{scope}:{a_kind}:{a_status}" for a_kind in kinds for a_status in statuses]
 
 
-def _summed(names: list[tuple[Status, list[str]]], sizes: list[int]) -> dict[Status, int]:
-    left = iter(sizes)
-    return {status: sum(next(left) for _ in indexes) for status, indexes in names}
+def _paired(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[0::2], flat[1::2], strict=True))
 
 
 def _seconds(value: str | None) -> float | None:
     return None if value is None else int(value) / 1_000
 
 
-def _record(job_id: str, fields: dict[str, str], spec: str | None, outcome: str | None) -> Record | None:
+def _record(job_id: str, flat: Sequence[str], spec: str | None, outcome: str | None) -> Record | None:
+    fields = _paired(flat)
     if not fields or spec is None:
         return None
     status = Status(fields["status"])

@@ -18,7 +18,8 @@ PROGRESS_MS = 250  # at most four progress events a second and job
 SUSPECT_PATIENCE_MS = 5_000  # a suspect nobody could take for so long gets a worker of its own
 RESERVATION_MS = 60_000  # time for that worker to finish what it holds
 
-_PARTS = ("prelude", "queue", "ending")
+_MOVES = ("queue", "ending")
+_QUESTIONS = dict.fromkeys(("get", "list", "count"), ("reading",))
 
 
 def lua_file(name: str) -> str:
@@ -35,9 +36,7 @@ class Scripts:
 
     def __init__(self, client: redis.Redis, *, retention_s: int, clock: str | None = None) -> None:
         self._client = client
-        self._shared = "\n".join(
-            [_constants(retention_s), clock or lua_file("clock"), *map(lua_file, _PARTS)]
-        )
+        self._shared = [_constants(retention_s), clock or lua_file("clock"), lua_file("prelude")]
         self._sources: dict[str, tuple[str, str]] = {}
 
     def run(self, move: str, *arguments: str | int) -> Any:
@@ -58,7 +57,8 @@ class Scripts:
 
     def _source(self, move: str) -> tuple[str, str]:
         if move not in self._sources:
-            text = f"{self._shared}\n{lua_file(move)}"
+            parts = [*_QUESTIONS.get(move, _MOVES), move]
+            text = "\n".join([*self._shared, *map(lua_file, parts)])
             self._sources[move] = (hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
         return self._sources[move]
 

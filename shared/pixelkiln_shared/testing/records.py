@@ -25,7 +25,7 @@ def atomic(
     """Let one thread at a time run a move."""
 
     @wraps(move)
-    def locked(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+    def locked(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self.lock:
             return move(self, *args, **kwargs)
 
