@@ -178,3 +178,11 @@ def test_a_child_canceled_and_retried_waits_for_what_is_left(world: World) -> No
     assert world.ledger.retry(child) is Status.BLOCKED
     world.serve(1)
     assert statuses(world, [child]) == [Status.QUEUED]
+
+
+def test_parent_and_child_may_expire_together(world: World) -> None:
+    parent = world.one(start_deadline_s=5)
+    child = world.one(waits_for=(parent,), start_deadline_s=5)
+    world.clock.advance(6)
+    assert set(world.ledger.reap().expired) == {parent, child}
+    assert statuses(world, [parent, child]) == [Status.EXPIRED] * 2

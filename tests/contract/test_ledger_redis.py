@@ -121,10 +121,10 @@ class Lossy(redis.Connection):
     lose = False
 
     def send_command(self, *args: Any, **options: Any) -> None:
-        super().send_command(*args, **options)
+        super().send_command(*args, **options)  # type: ignore[no-untyped-call]
         if Lossy.lose and args[0] == "EVALSHA":
             Lossy.lose = False
-            self.read_response()  # type: ignore[no-untyped-call]
+            self.read_response()
             self.disconnect()  # type: ignore[no-untyped-call]
             raise RedisConnectionError("cut")
 

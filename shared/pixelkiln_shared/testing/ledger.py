@@ -264,7 +264,8 @@ class MemoryLedger(MemoryClaims):
         for job in held:
             if job.worker in crowds and job.lease_until is not None:
                 job.company = job.attempt
-        for job in [one for one in self._jobs.values() if one.deadline is not None and one.deadline <= now]:
+        late = [job for job in self._jobs.values() if job.deadline is not None and job.deadline <= now]
+        for job in reversed(late):  # children before their parents, so that they too end as expired
             self._finish(job, Status.EXPIRED)
         after = {job_id: job.status for job_id, job in self._jobs.items() if job.status is not before[job_id]}
         self._sweep(now)

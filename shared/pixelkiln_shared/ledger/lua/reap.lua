@@ -1,4 +1,4 @@
--- ARGV: limit, away_ms (0: never). Returns {requeued, failed, canceled, expired, children of ended jobs}.
+-- ARGV: limit, away_ms (0: never). Returns {requeued, failed, canceled, expired}, ids; children count as failed.
 local limit, away_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 local requeued, failed, canceled, expired = {}, {}, {}, {}
 
@@ -47,10 +47,15 @@ for worker, crowded in pairs(crowded_workers) do
   end
 end
 
-for _, id in ipairs(call("ZRANGEBYSCORE", K.deadlines, "-inf", now, "LIMIT", 0, limit)) do
-  finish(read_job(id), "expired")
-  expired[#expired + 1] = id
+local function tell_children()
+  for _, id in ipairs(settle(limit)) do failed[#failed + 1] = id end
 end
 
-for _, id in ipairs(settle(limit)) do failed[#failed + 1] = id end
+tell_children()
+for _, id in ipairs(call("ZRANGEBYSCORE", K.deadlines, "-inf", now, "LIMIT", 0, limit)) do
+  local job = read_job(id)
+  if job then finish(job, "expired") else call("ZREM", K.deadlines, id) end
+  expired[#expired + 1] = id
+end
+tell_children()
 return {requeued, failed, canceled, expired}
