@@ -148,7 +148,8 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     from pixelkiln_shared.storage import FolderStorage, open_storage
 
     storage = open_storage(settings)
-    if isinstance(storage, FolderStorage) and not storage.root.exists():
+    named = "PIXELKILN_STORAGE_URL" in os.environ
+    if isinstance(storage, FolderStorage) and not named and not storage.root.exists():
         yield Finding("storage", "warn", f"{settings.storage_url}: no such folder yet")
         return
     began = time.monotonic()

@@ -7,7 +7,9 @@ import hashlib
 import io
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from pixelkiln import AsyncClient, Client, NotFoundError, QueueFullError, Valida
 from pixelkiln.cli import main
 from pixelkiln.cli.journal import Journal, journal_path
 from pixelkiln_shared.jobs import Role
+from pixelkiln_shared.ledger.contract import LaneOffer
 from tests.integration.api.conftest import Api, picture
 
 
@@ -43,6 +46,26 @@ def pixelkiln(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("PIXELKILN_URL", api.url)
     return lambda *arguments, **more: CliRunner().invoke(main, [str(a) for a in arguments], **more)
+
+
+@contextmanager
+def a_worker(api: Api) -> Iterator[None]:
+    """Do the next job of the generator, as soon as there is one."""
+
+    def do() -> None:
+        until = time.monotonic() + 30
+        offer = LaneOffer(lane="generate.toyworld", max_rows=1)
+        while time.monotonic() < until:
+            claim = api.ledger.claim("worker-of-tests", [offer], lease_s=60)
+            if claim is not None:
+                api.publish(claim.jobs[0])
+                return
+            time.sleep(0.05)
+
+    worker = threading.Thread(target=do)
+    worker.start()
+    yield
+    worker.join()
 
 
 def work(api: Api, jobs: int, lane: str = "generate.toyworld") -> list[bytes]:
@@ -85,10 +108,8 @@ def test_a_job_can_be_canceled_retried_and_run_again(api, client):
 
 def test_events_arrive_until_the_end(api, client):
     job = client.generate("a red house")
-    worker = threading.Timer(0.5, lambda: api.publish(api.claim()))
-    worker.start()
-    events = list(job.events())
-    worker.join()
+    with a_worker(api):
+        events = list(job.events())
     assert events[0].type == "status"
     assert events[-1].data["status"] == "succeeded"
 
@@ -161,11 +182,8 @@ def test_generate_prints_the_id_on_stdout_and_hints_on_stderr(api, pixelkiln):
 
 def test_generate_saves_whole_files_and_overwrites_none(api, pixelkiln, tmp_path):
     def run(*more: str) -> Any:
-        worker = threading.Timer(0.3, lambda: api.publish(api.claim()))
-        worker.start()
-        result = pixelkiln("generate", "a red house", "-o", tmp_path / "out", *more)
-        worker.join()
-        return result
+        with a_worker(api):
+            return pixelkiln("generate", "a red house", "-o", tmp_path / "out", "--timeout", "30s", *more)
 
     first = run()
     assert first.exit_code == 0
