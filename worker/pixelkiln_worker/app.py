@@ -133,8 +133,8 @@ def _set_up_logging(**_: Any) -> None:
 def _boot(sender: Any, **_: Any) -> None:
     logs.configure(settings())
     sys.setswitchinterval(SWITCH_S)
-    # Before torch is imported: its threads sleep while they wait for each other. Spinning, the default, a small
-    # model took 48 s instead of 1.7 s on two cores that other processes used too.
+    # Before torch is imported: its threads sleep while they wait for each other. Spinning, the default, a
+    # small model took 48 s instead of 1.7 s on two cores that other processes used too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     heard = sender.app.amqp.queues.consume_from
     lanes = {lane: entry for lane, entry in served(settings()).items() if lane in heard}
