@@ -76,6 +76,19 @@ def test_shown_commands_exist_with_their_options() -> None:
     assert seen > 10
 
 
+def test_files_named_in_documents_exist() -> None:
+    known = [f"/{path.relative_to(ROOT)}" for path in tracked()]
+    for page in PAGES:
+        for name in re.findall(
+            r"`([\w/.-]+\.(?:py|lua|toml|yaml|yml|Dockerfile|sh))`", page.read_text("utf-8")
+        ):
+            short = (
+                name.replace("shared/", "shared/pixelkiln_shared/") if page.stem == "architecture" else name
+            )
+            found = any(path.endswith((f"/{name}", f"/{short}")) for path in known)
+            assert found or name == "my-models.toml", f"{page.name} names {name}"
+
+
 def test_shown_make_targets_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     shown = {words[0] for _, words in shown_commands("make")}
