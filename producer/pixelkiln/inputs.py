@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,10 @@ from pixelkiln_shared.jobs import (
 )
 from pixelkiln_shared.ledger.contract import Ledger, Record
 from pixelkiln_shared.pictures import CheckedPicture, PictureLimits, open_picture
+from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.storage.contract import Storage
+
+OPENED_AT_ONCE = 4  # pictures decoded at the same time: one of 32 megapixels takes about 200 MB meanwhile
 
 _REFERENCES: dict[str, type[UploadRef | JobRef | UrlRef | InlineRef]] = {
     "upload": UploadRef,
@@ -82,6 +86,7 @@ class Inputs:
         self._ledger = ledger
         self._storage = storage
         self._limits = limits
+        self._places = threading.BoundedSemaphore(OPENED_AT_ONCE)
 
     def read(self, raw: Mapping[str, Any], at: str) -> SegmentInput:
         """Validate a segment input; the reference by its own form, so that an error names one field.
@@ -139,7 +144,7 @@ class Inputs:
         Raises:
             InvalidImage: not a picture we open.
         """
-        picture = open_picture(data, self._limits)
+        picture = self._opened(data)
         upload_id = keys.new_id("upl")
         key = keys.upload_key(tenant, upload_id)
         stored = self._storage.put(key, picture.data, media_type=picture.media_type)
@@ -148,6 +153,10 @@ class Inputs:
         self._storage.put(f"{key}.json", json.dumps(facts).encode(), media_type="application/json")
         assert stored.sha256 is not None  # noqa: S101 - our own put
         return upload_id, stored.sha256, picture
+
+    def _opened(self, data: bytes) -> CheckedPicture:
+        with self._places:
+            return open_picture(data, self._limits)
 
     def _inline(self, text: str, at: str) -> CheckedPicture:
         if len(text) * 3 // 4 > self._limits.max_bytes + 3:
@@ -164,7 +173,7 @@ class Inputs:
                 "invalid_base64", f"{at}/base64", "not base64; send the bare text, without a `data:` prefix"
             ) from error
         try:
-            return open_picture(data, self._limits)
+            return self._opened(data)
         except InvalidImage as error:
             error.pointer = f"{at}/base64"
             raise
@@ -232,6 +241,15 @@ class Inputs:
             return self._catalogue.get(parent.model).world if parent.kind is Kind.GENERATE else ""
         except UnknownModel:
             return ""  # the catalogue has changed since
+
+
+def picture_limits(settings: Settings) -> PictureLimits:
+    """Return what the settings allow of a picture from outside."""
+    return PictureLimits(
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_image_pixels,
+        max_side_px=settings.max_image_side_px,
+    )
 
 
 def _picture_size(

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from pixelkiln.inputs import Inputs, Order
+from pixelkiln.inputs import Inputs, Order, picture_limits
 from pixelkiln.intake import Intake, Prepared
 from pixelkiln.pipelines import prepare_steps
 from pixelkiln.validation import MAX_ERRORS, fault, invalid
@@ -33,7 +33,7 @@ from pixelkiln_shared.errors import (
 from pixelkiln_shared.jobs import JobRequest, Kind, Status
 from pixelkiln_shared.ledger import open_ledger, redis_client
 from pixelkiln_shared.ledger.contract import Group, Idempotency, Ledger, Page, Reaped, Record
-from pixelkiln_shared.pictures import CheckedPicture, PictureLimits
+from pixelkiln_shared.pictures import CheckedPicture
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.settings import settings as process_settings
 from pixelkiln_shared.storage import open_storage
@@ -366,15 +366,6 @@ class Producer:
             for key in prepared.stored:
                 with contextlib.suppress(StorageUnavailable):
                     self.storage.delete(key)
-
-
-def picture_limits(settings: Settings) -> PictureLimits:
-    """Return what the settings allow of a picture from outside."""
-    return PictureLimits(
-        max_bytes=settings.max_image_bytes,
-        max_pixels=settings.max_image_pixels,
-        max_side_px=settings.max_image_side_px,
-    )
 
 
 def check_group(group: str | None) -> None:

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import base64
 import io
+import re
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from pixelkiln.leftovers import sweep_uploads
 from pixelkiln.producer import Producer
 from pixelkiln_shared import keys
 from pixelkiln_shared.catalogue import Catalogue
-from pixelkiln_shared.errors import InvalidInput, NotFound, QueueFull, RedisUnavailable, UnknownModel
-from pixelkiln_shared.jobs import JobRequest, JobSpec, Kind, Status
+from pixelkiln_shared.errors import (
+    InvalidInput,
+    NotFound,
+    PixelkilnError,
+    QueueFull,
+    RedisUnavailable,
+    UnknownModel,
+)
+from pixelkiln_shared.jobs import GenerateInput, JobRequest, JobSpec, Kind, SegmentInput, Status
 from pixelkiln_shared.ledger.contract import Idempotency, LaneOffer, Record
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.testing.bells import MemoryBells
@@ -59,9 +73,10 @@ def inline(width: int = 40, height: int = 30) -> dict[str, str]:
 @pytest.fixture
 def house() -> House:
     ledger, storage, bells = MemoryLedger(), MemoryStorage(), MemoryBells()
-    settings = Settings(max_queue=5)
     catalogue = Catalogue.load()
-    producer = Producer(settings, ledger=ledger, storage=storage, bells=bells, catalogue=catalogue)
+    producer = Producer(
+        Settings(max_queue=5), ledger=ledger, storage=storage, bells=bells, catalogue=catalogue
+    )
     return House(producer, ledger, storage, bells)
 
 
@@ -240,6 +255,20 @@ def test_a_bulk_submit_says_how_far_it_came(house: House) -> None:
     assert house.ledger.group(caught.value.detail["group"]).total == 4
 
 
+def test_a_bulk_submit_reads_no_further_than_a_chunk_ahead(house: House) -> None:
+    read: list[int] = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for number in range(1_000):
+            read.append(number)
+            yield {"kind": "generate", "input": {"prompt": f"tree {number}"}}
+
+    with pytest.raises(QueueFull) as caught:
+        house.producer.submit_many(rows(), chunk=2)
+    assert caught.value.detail["accepted"] == 4
+    assert len(read) == 6
+
+
 def test_group_names_are_ids_of_ours(house: House) -> None:
     for name in ("cats", "grp_*", "pk:job:1"):
         with pytest.raises(NotFound):
@@ -256,3 +285,52 @@ def test_a_retried_job_is_rung_for(house: House) -> None:
     house.ledger.fail(found.id, claim.jobs[0].attempt, '{"code": "x", "message": "y"}')
     assert house.producer.retry(found.id).status is Status.QUEUED
     assert house.bells.queues["generate.toyworld"] == 1
+
+
+def test_uploads_go_after_a_day_and_not_before(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = base64.b64decode(inline()["base64"])
+    now = time.time_ns()
+    old, _, _ = house.producer.upload(image)
+    monkeypatch.setattr(time, "time_ns", lambda: now + (keys.UPLOAD_S + 60) * 10**9)
+    fresh, _, _ = house.producer.upload(image)
+    later = datetime.now(UTC) + timedelta(seconds=keys.UPLOAD_S + 120)
+    monkeypatch.setattr(
+        "pixelkiln.leftovers.datetime", type("Later", (), {"now": staticmethod(lambda _: later)})
+    )
+    assert sweep_uploads(house.storage) == 2
+    assert {key.partition(".")[0] for key in house.stored()} == {keys.upload_key("default", fresh)}
+    assert old != fresh
+
+
+# ------------------------------------------------------------------------------------------ anything at all
+
+WORDS = ["segment", "toyworld", "\ud800", "$a.image", "a red house"]
+TEXT = st.text(max_size=30) | st.sampled_from(WORDS)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = sorted(GenerateInput.model_fields | SegmentInput.model_fields)
+ENVELOPE = sorted(JobRequest.model_fields)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    envelope=st.dictionaries(st.sampled_from(ENVELOPE), JSON),
+    fields=st.dictionaries(st.sampled_from(FIELDS), JSON),
+    kind=st.sampled_from(["generate", "segment"]),
+    typed=st.booleans(),
+)
+def test_whatever_is_sent_is_accepted_or_refused_with_a_code(
+    house: House, envelope: dict[str, Any], fields: dict[str, Any], kind: str, typed: bool
+) -> None:
+    request = {**envelope, "kind": kind, "input": fields, "model": None} if typed else envelope
+    refused = None
+    try:
+        house.producer.accept(request)
+    except PixelkilnError as error:
+        refused = error
+    if refused is not None:
+        assert refused.status in {404, 422, 429}, refused
+        assert re.fullmatch(r"[a-z0-9_]+", refused.code)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import sys
+from types import FrameType
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from pixelkiln.api.app import create_app
+from pixelkiln.api.events import Watcher
 from pixelkiln.api.protocol import HeadTimeoutProtocol
 from pixelkiln_shared import logs
 from pixelkiln_shared import settings as settings_module
@@ -30,7 +33,23 @@ def main() -> int:
     except Misconfigured as error:
         print(f"pixelkiln api: {error}", file=sys.stderr)
         return 2
-    uvicorn.run(
+    _Server(_config(app, settings), app.state.services.watcher).run()
+    return 0
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, watcher: Watcher) -> None:
+        super().__init__(config)
+        self._watcher = watcher
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End the event streams first: the server waits for open connections before it stops."""
+        self._watcher.stop()
+        super().handle_exit(sig, frame)
+
+
+def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -40,9 +59,8 @@ def main() -> int:
         access_log=False,
         server_header=False,
         timeout_keep_alive=15,
-        timeout_graceful_shutdown=5,  # event streams end with the process; clients resume
+        timeout_graceful_shutdown=5,
     )
-    return 0
 
 
 def check_bind(settings: Settings) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from importlib.metadata import version
 
 import structlog
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
@@ -28,6 +30,7 @@ from pixelkiln.api.probe import Probe
 from pixelkiln.api.services import Muster, Services
 from pixelkiln.gallery import pages
 from pixelkiln.gallery.thumbnails import Thumbnails
+from pixelkiln.leftovers import sweep_uploads
 from pixelkiln.producer import Producer
 from pixelkiln_shared.bells import CeleryBells, make_app
 from pixelkiln_shared.catalogue import Catalogue
@@ -38,6 +41,10 @@ from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.storage import open_storage
 
 SWEEP_S = 5.0
+UPLOAD_SWEEP_S = 3_600.0
+THREADS = 80  # requests in hand at once; most of them wait for Redis or the store
+
+_PARTS = (jobs, groups, uploads, files, models, status, pages)
 
 _log = structlog.get_logger("pixelkiln.api")
 
@@ -59,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    for part in (jobs, groups, uploads, files, models, status, pages):
+    for part in _PARTS:
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=pages.STATIC))
     openapi.install(app)
@@ -103,25 +110,29 @@ def _services(settings: Settings) -> Services:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     async with services.watcher.running():
-        sweeping = asyncio.create_task(_sweep(services.producer))
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
+        sweeps = [
+            asyncio.create_task(_repeat(services.producer.sweep, SWEEP_S)),
+            asyncio.create_task(_repeat(partial(sweep_uploads, services.producer.storage), UPLOAD_SWEEP_S)),
+        ]
         try:
             yield
         finally:
-            sweeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await sweeping
+            for sweep in sweeps:
+                sweep.cancel()
+            await asyncio.gather(*sweeps, return_exceptions=True)
 
 
-async def _sweep(producer: Producer) -> None:
-    """Take part in the sweeps for as long as the process lives; whatever goes wrong, the next one comes."""
+async def _repeat(sweep: Callable[[], object], seconds: float) -> None:
+    """Sweep for as long as the process lives; whatever goes wrong, the next time comes."""
     while True:
         try:
-            await run_in_threadpool(producer.sweep)
+            await run_in_threadpool(sweep)
         except PixelkilnError as error:
             _log.warning("sweep failed", reason=str(error))
         except Exception:  # noqa: BLE001 - a sweep that stops for good would strand jobs
             _log.exception("sweep failed")
-        await asyncio.sleep(SWEEP_S)
+        await asyncio.sleep(seconds)
 
 
 async def _ours(request: Request, error: Exception) -> Response:
@@ -134,13 +145,13 @@ async def _https(request: Request, error: Exception) -> Response:
     answer = problem(of_http(error), request)
     answer.headers.update(error.headers or {})
     if error.status_code == 405:
-        answer.headers["Allow"] = ", ".join(sorted(_methods(request)))
+        answer.headers["Allow"] = ", ".join(sorted(_methods(request))) or "GET, HEAD"  # else below /static
     return answer
 
 
 def _methods(request: Request) -> set[str]:
     """Return every method this path takes; the framework names those of the first route that fits."""
-    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    routes = [route for part in _PARTS for route in part.router.routes if isinstance(route, Route)]
     fitting = [route for route in routes if route.path_regex.match(request.url.path)]
     return {method for route in fitting for method in route.methods or ()}
 

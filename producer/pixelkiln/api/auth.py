@@ -51,8 +51,9 @@ class Gate:
         self._digest = hashlib.sha256(key.encode()).digest()
         # Sessions end with the key they were opened with.
         self._signer = hmac.new(secret, b"session" + self._digest, hashlib.sha256).digest()
-        public = urlsplit(settings.public_url or "").hostname
-        self._hosts = LOOPBACK | {settings.host} | ({public} if public else set())
+        public = urlsplit(settings.public_url or "")
+        self._public = public.netloc
+        self._hosts = LOOPBACK | {settings.host} | ({public.hostname} if public.hostname else set())
 
     def right_key(self, key: str) -> bool:
         """Compare with the configured key, in constant time."""
@@ -92,7 +93,7 @@ class Gate:
             return
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         foreign_site = site is not None and site not in {"same-origin", "none"}
-        if foreign_site or (origin is not None and urlsplit(origin).netloc != host):
+        if foreign_site or (origin is not None and _netloc(origin) not in {host, self._public} - {""}):
             raise CrossOrigin("changes are not accepted from other sites")
 
     def _signature(self, expires: str) -> str:
@@ -136,6 +137,13 @@ def _caller(request: Request) -> Caller:
 
 
 CurrentCaller = Annotated[Caller, Depends(_caller)]
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _hostname(host: str) -> str | None:

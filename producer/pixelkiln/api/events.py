@@ -36,16 +36,24 @@ class Watcher:
         self._ledger = ledger
         self._reader: EventReader | None = None
         self._client: redis.asyncio.Redis | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Hold the reader for as long as the application lives."""
         async with async_redis_client(self._settings) as client:
             self._client, self._reader = client, EventReader(client)
+            self._loop = asyncio.get_running_loop()
             try:
                 yield
             finally:
                 await self._reader.aclose()
+
+    def stop(self) -> None:
+        """End all streams and waits soon; the server is about to stop. Safe in a signal handler."""
+        if self._reader is not None and self._loop is not None:
+            reader = self._reader
+            self._loop.call_soon_threadsafe(lambda: asyncio.ensure_future(reader.aclose()))
 
     async def ended(self, job_id: str, seconds: float) -> None:
         """Return when the job has ended, or after `seconds`."""

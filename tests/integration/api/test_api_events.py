@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -118,3 +123,42 @@ def test_thirty_watchers_all_see_the_end(api: Api) -> None:
     for watcher in watchers:
         watcher.join(20)
     assert ends == ["succeeded"] * 30
+
+
+def test_the_server_stops_in_time_though_somebody_listens(redis_url: str, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PIXELKILN_REDIS_URL": redis_url,
+        "PIXELKILN_PORT": str(port),
+        "PIXELKILN_STORAGE_URL": f"file://{tmp_path}",
+    }
+    server = subprocess.Popen(
+        [sys.executable, "-m", "pixelkiln.api"], env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as http:
+            job_id = submitted(http)
+            with http.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
+                lines = answer.iter_lines()
+                assert next(read(lines)).data["status"] == "queued"
+                server.terminate()
+                assert list(read(lines)) == [], "the stream ends in an orderly way"
+        server.wait(15)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def submitted(http: httpx2.Client) -> str:
+    """Submit a job as soon as the server answers."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            body = {"kind": "generate", "input": {"prompt": "a red house"}}
+            return str(http.post("/v1/jobs", json=body).json()["id"])
+        except httpx2.TransportError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
