@@ -158,6 +158,21 @@ def test_a_claim_whose_answer_was_lost_is_given_again(lossy: RedisLedger) -> Non
     assert lossy.claim("w", OFFER, lease_s=5) is None
 
 
+def test_riders_whose_answer_was_lost_come_with_the_next_claim(lossy: RedisLedger) -> None:
+    jobs = [new_job() for _ in range(3)]
+    lossy.submit(jobs)
+    claim = lossy.claim("w", [LaneOffer(lane=LANE, max_rows=1)], lease_s=5)
+    assert claim is not None
+    lossy.top_up("w", claim, 1, lease_s=5)
+    lossy.submit([new_job()])
+    Lossy.lose = True
+    with pytest.raises(RedisUnavailable):
+        lossy.top_up("w", claim, 1, lease_s=5)
+    again = lossy.claim("w", [LaneOffer(lane=LANE, max_rows=4)], lease_s=5)
+    assert again is not None
+    assert [(job.id, job.attempt) for job in again.jobs] == [(jobs[2].id, 1)]
+
+
 def test_a_publish_whose_answer_was_lost_succeeds_when_repeated(lossy: RedisLedger) -> None:
     job = new_job()
     lossy.submit([job])
@@ -179,15 +194,16 @@ def test_a_submit_whose_answer_was_lost_may_be_repeated(lossy: RedisLedger) -> N
     assert lossy.waiting() == {LANE: 3}
 
 
-def test_a_pause_of_redis_blames_nobody(client: redis.Redis) -> None:
+def test_a_pause_of_redis_blames_nobody_but_not_for_ever(client: redis.Redis) -> None:
     world = World(RedisLedger(client, away_s=10, clock=TEST_CLOCK), Clock(client))
     job = world.one()
-    world.claim()
     world.ledger.reap()
-    world.clock.advance(60)
-    assert world.ledger.reap().requeued == (job,)
-    record = world.ledger.get(job)
-    assert (record.strikes, record.suspect) == (0, False)
+    strikes = []
+    for number in range(4):
+        world.claim(f"w{number}")
+        world.crash(after_s=60)
+        strikes.append(world.ledger.get(job).strikes)
+    assert strikes == [0, 0, 1, 2]
 
 
 def test_a_cancel_is_published(ledger: RedisLedger, client: redis.Redis) -> None:

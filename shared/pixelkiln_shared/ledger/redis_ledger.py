@@ -116,7 +116,12 @@ class RedisLedger(LedgerReader):
         arguments: list[str | int] = []
         for offer in offers:
             arguments += [offer.lane, offer.max_rows, int(offer.resident), _ms(offer.max_wait_s)]
-        reply = self._take("claim", worker, lease_s, arguments)
+        with self._lock:
+            unanswered = self._unanswered.pop(worker, [])
+            token = unanswered.pop() if unanswered else secrets.token_hex(8)
+            if unanswered:
+                self._unanswered[worker] = unanswered
+        reply = self._take("claim", worker, token, lease_s, arguments)
         if not reply:
             return None
         return Claim(lane=reply[0], batch_key=reply[1], suspect=reply[2] == 1, jobs=_claimed(reply[3:]))
@@ -125,11 +130,8 @@ class RedisLedger(LedgerReader):
         """Take more jobs of the claim's batch key, at most `max_rows` further rows; none for a suspect."""
         if claim.suspect or max_rows < 1:
             return ()
-        token = secrets.token_hex(8)
-        with redis_errors():
-            reply = self._scripts.run(
-                "top_up", worker, token, _ms(lease_s), claim.lane, claim.batch_key, max_rows
-            )
+        arguments: list[str | int] = [claim.lane, claim.batch_key, max_rows]
+        reply = self._take("top_up", worker, secrets.token_hex(8), lease_s, arguments)
         return _claimed(reply)
 
     def renew(self, worker: str, held: Iterable[tuple[str, int]], *, lease_s: float) -> Renewal:
@@ -247,10 +249,10 @@ class RedisLedger(LedgerReader):
         if answer != "ok":
             raise AlreadyTerminal(f"the job is {answer}; cancel it first", code="not_terminal")
 
-    def _take(self, move: str, worker: str, lease_s: float, arguments: list[str | int]) -> list[Any]:
-        with self._lock:
-            waiting = self._unanswered.get(worker)
-            token = waiting.pop() if waiting else secrets.token_hex(8)
+    def _take(
+        self, move: str, worker: str, token: str, lease_s: float, arguments: list[str | int]
+    ) -> list[Any]:
+        """Run a move that hands out jobs; its token is kept when no answer came."""
         try:
             with redis_errors():
                 return cast(list[Any], self._scripts.run(move, worker, token, _ms(lease_s), *arguments))

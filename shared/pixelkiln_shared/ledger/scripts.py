@@ -17,6 +17,7 @@ SETTLE_BUDGET = 200  # children told in one move; a sweep goes on with the rest
 PROGRESS_MS = 250  # at most four progress events a second and job
 SUSPECT_PATIENCE_MS = 5_000  # a suspect nobody could take for so long gets a worker of its own
 RESERVATION_MS = 60_000  # time for that worker to finish what it holds
+MAX_SPARED = 2  # lapses of one job that a pause of Redis may excuse
 
 _MOVES = ("queue", "ending")
 _QUESTIONS = dict.fromkeys(("get", "list", "count"), ("reading",))
@@ -77,6 +78,7 @@ def _constants(retention_s: int) -> str:
         "PROGRESS_MS": PROGRESS_MS,
         "SUSPECT_PATIENCE_MS": SUSPECT_PATIENCE_MS,
         "RESERVATION_MS": RESERVATION_MS,
+        "MAX_SPARED": MAX_SPARED,
     }
     lines = [f"local K = {{{names}}}", f"local KINDS = {{{kinds}}}", f'local CANCELS = "{keys.CANCELS}"']
     return "\n".join(lines + [f"local {name} = {value}" for name, value in numbers.items()])

@@ -2,9 +2,16 @@
 local limit, away_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 local requeued, failed, canceled, expired = {}, {}, {}, {}
 
--- After a pause of the sweep Redis itself was away and no heartbeat could arrive: nobody is to blame.
+-- After a pause of the sweep Redis itself was away and no heartbeat could arrive: nobody is to blame. But when the
+-- sweepers are what dies, a poison job must still end: a job is spared so a few times only.
 local last = tonumber(call("GETSET", K.swept, now) or now)
-local blameless = away_ms > 0 and now - last > away_ms
+local after_pause = away_ms > 0 and now - last > away_ms
+
+local function spare(job)
+  if not after_pause or tonumber(job.spared or 0) >= MAX_SPARED then return false end
+  call("HINCRBY", K.job .. job.id, "spared", 1)
+  return true
+end
 
 local function strike(job)
   job.strikes = job.strikes + 1
@@ -18,18 +25,21 @@ local function take_back(job, crowded)
   if job.status == "canceling" then
     finish(job, "canceled")
     canceled[#canceled + 1] = job.id
-  elseif not blameless and not crowded and strike(job) then
+    return
+  end
+  local spared = spare(job)
+  if not spared and not crowded and strike(job) then
     finish(job, "failed", WORKER_CRASHED)
     call("ZADD", K.dead, job.sequence, job.id)
     failed[#failed + 1] = job.id
-  else
-    if not blameless and crowded then
-      job.suspect = "1"
-      set(job, "suspect", 1)
-    end
-    requeue(job)
-    requeued[#requeued + 1] = job.id
+    return
   end
+  if not spared and crowded then
+    job.suspect = "1"
+    set(job, "suspect", 1)
+  end
+  requeue(job)
+  requeued[#requeued + 1] = job.id
 end
 
 local crowded_workers = {}

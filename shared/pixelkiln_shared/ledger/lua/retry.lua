@@ -4,7 +4,7 @@ if not job then return {"missing"} end
 if not TERMINAL[job.status] or job.status == "succeeded" then return {"refused", job.status} end
 local pending, doomed = await_parents(job)
 if doomed then return {"ok", job.status} end
-unset(job, "completed_at", "strikes", "company", "step", "steps", "told_at", "pending")
+unset(job, "completed_at", "strikes", "company", "spared", "step", "steps", "told_at", "pending")
 call("DEL", K.outcome .. job.id)
 call("ZREM", K.expiring, job.id)
 call("ZREM", K.dead, job.id)
