@@ -29,6 +29,7 @@ BODIES: list[tuple[str, bytes, int, str]] = [
     ("cut short", b'{"kind": "generate"', 400, "malformed_json"),
     ("deep", b"[" * 100_000, 400, "malformed_json"),
     ("deep but well formed", b"[" * 30 + b"]" * 30, 400, "malformed_json"),
+    ("millions of parts", b"[" + b"[]," * 1_000_000 + b"[]]", 413, "body_too_large"),
     ("not utf-8", b'{"kind": "\xff"}', 400, "malformed_json"),
     ("NaN", b'{"kind": "generate", "input": {"prompt": "a", "guidance": NaN}}', 422, "invalid_number"),
     (
