@@ -1,5 +1,7 @@
 """The job records in Redis and the only legal moves between their states (`contract.py` is the law)."""
 
+import redis
+
 from pixelkiln_shared.ledger.connection import async_redis_client, check_redis, redis_client, redis_errors
 from pixelkiln_shared.ledger.contract import Ledger
 from pixelkiln_shared.ledger.redis_ledger import RedisLedger
@@ -16,8 +18,7 @@ __all__ = [
 ]
 
 
-def open_ledger(settings: Settings) -> RedisLedger:
-    """Return the ledger these settings name; it connects when first used."""
-    return RedisLedger(
-        redis_client(settings), retention_s=settings.retention_s, away_s=max(10.0, settings.lease_s)
-    )
+def open_ledger(settings: Settings, *, client: redis.Redis | None = None) -> RedisLedger:
+    """Return the ledger these settings name, over a client of the caller's if he has one (`redis_client`)."""
+    away_s = max(10.0, settings.lease_s)  # two sweeps late: Redis was away, see `RedisLedger`
+    return RedisLedger(client or redis_client(settings), retention_s=settings.retention_s, away_s=away_s)

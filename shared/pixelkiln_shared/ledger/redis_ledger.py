@@ -1,7 +1,8 @@
 """The ledger in Redis: each move one atomic Lua script (`lua/`), the truth about every job.
 
 The scripts build their key names themselves, so the ledger lives on one Redis (with replicas if you like),
-not on a Redis Cluster. No move grows with the number of waiting jobs but O(log n).
+not on a Redis Cluster. No move grows with the number of waiting jobs but O(log n); docs/state-machine.md has the
+figures (submit 30 microseconds a job in bulk, 1,050 bytes a waiting job, claims below a millisecond).
 """
 
 from __future__ import annotations
