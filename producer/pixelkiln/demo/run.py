@@ -148,10 +148,11 @@ def watch(jobs: Sequence[Job]) -> bool:
                 continue
             waiting.remove(job)
             good &= job.status == "succeeded"
+            batch = f"{job.resource.metrics.get('batch_size', 1):.0f} at once"
             took_s = job.resource.metrics.get("run_ms", 0.0) / 1_000
             why = f": {job.error.message}" if job.error else ""
             print(f"  [{len(jobs) - len(waiting):2}/{len(jobs)}] {job.kind} with {job.model} {job.status}"
-                  f"{why or f' ({took_s:.1f} s)'}", flush=True)  # fmt: skip
+                  f"{why or f' ({took_s:.1f} s, {batch})'}", flush=True)  # fmt: skip
         if time.monotonic() > deadline:
             raise Misconfigured(f"{len(waiting)} jobs did not end within {DEADLINE_S:.0f} s")
         time.sleep(0.1)
@@ -214,9 +215,15 @@ def report(clock: Clock, subjects: Sequence[Subject]) -> None:
     for subject in subjects:
         for job in (subject.source, subject.masks):
             if job is not None:
-                busy[job.model] = busy.get(job.model, 0.0) + job.resource.metrics.get("run_ms", 0.0) / 1_000
+                busy[job.model] = busy.get(job.model, 0.0) + share_s(job)
     print("how long each part took:")
     for name, seconds in (*clock.parts.items(), ("in all", sum(clock.parts.values()))):
         print(f"  {name:14} {seconds:6.1f} s")
     shared = ", ".join(f"{model} {seconds:.1f} s" for model, seconds in busy.items())
-    print(f"  of the jobs, in batches that they share: {shared}")
+    print(f"  of the jobs, the models alone: {shared}")
+
+
+def share_s(job: Job) -> float:
+    """Return how long a model worked for a job, in seconds: its share of the batch it ran in."""
+    metrics = job.resource.metrics
+    return metrics.get("run_ms", 0.0) / 1_000 / max(1.0, metrics.get("batch_size", 1.0))
