@@ -1,8 +1,8 @@
 """Bells: Celery messages that say only "lane X has work".
 
 A bell carries no job. It is anonymous and disposable: a lost one costs seconds (whoever reaps rings again), a
-surplus one costs a claim that finds nothing. So a lane's queue is topped up to what waits, never beyond `CAP`,
-and what Flower and autoscalers see as the queue's depth is true up to that cap.
+surplus one costs a claim that finds nothing. So a lane's queue is topped up to what waits, never beyond
+`CAP`, and what Flower and autoscalers see as the queue's depth is true up to that cap.
 """
 
 from __future__ import annotations
@@ -37,6 +37,16 @@ class Bells(Protocol):
 
         Raises:
             RedisUnavailable: the broker does not answer or cannot write.
+        """
+        ...
+
+    def hush(self, waiting: Mapping[str, int]) -> int:
+        """Take away the bells that no job waits for any more; return how many there were.
+
+        A job submitted this very moment may lose its bell: ring, with fresh counts, right after.
+
+        Raises:
+            RedisUnavailable: as for `ring`.
         """
         ...
 
@@ -111,6 +121,19 @@ class CeleryBells:
             return self._top_up(wanted)
         except redis.RedisError as error:
             raise RedisUnavailable("the broker does not answer") from error
+
+    def hush(self, waiting: Mapping[str, int]) -> int:
+        """See `Bells.hush`."""
+        try:
+            with self._client.pipeline(transaction=False) as pipe:
+                for lane, count in waiting.items():
+                    pipe.llen(queue_key(lane))
+                    # what is pushed last stays: BRPOP takes from the other end
+                    pipe.ltrim(queue_key(lane), 0, count - 1) if count else pipe.delete(queue_key(lane))
+                lengths = pipe.execute()[::2]
+        except redis.RedisError as error:
+            raise RedisUnavailable("the broker does not answer") from error
+        return sum(max(0, length - count) for length, count in zip(lengths, waiting.values(), strict=True))
 
     def _top_up(self, wanted: Mapping[str, int]) -> int:
         with self._client.pipeline(transaction=False) as pipe:

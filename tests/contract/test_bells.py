@@ -66,6 +66,13 @@ def test_bells_are_not_taken_away_when_less_waits(tower: Tower) -> None:
     assert tower.count(LANE) == 5
 
 
+def test_hushing_takes_away_what_no_job_waits_for(tower: Tower) -> None:
+    tower.bells.ring({LANE: 9, "segment.other": 3, "segment.untouched": 2})
+    assert tower.bells.hush({LANE: 4, "segment.other": 0}) == 8
+    assert (tower.count(LANE), tower.count("segment.other"), tower.count("segment.untouched")) == (4, 0, 2)
+    assert tower.bells.hush({LANE: 4}) == 0
+
+
 def test_lanes_do_not_share_bells(tower: Tower) -> None:
     assert tower.bells.ring({LANE: 2, "segment.other": 1, "segment.idle": 0}) == 3
     assert (tower.count(LANE), tower.count("segment.other"), tower.count("segment.idle")) == (2, 1, 0)

@@ -115,6 +115,7 @@ def house() -> Iterator[House]:
             hands=hands,
             decode=pictures.decode,
             ring_soon=lambda: rung.append(1),
+            hush_soon=lambda: None,
             draining=threading.Event(),
         )
         yield House(ledger, storage, brush, shop, rung)

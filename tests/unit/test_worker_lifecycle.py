@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -87,6 +87,7 @@ def house(redis_url: str) -> Iterator[House]:
             hands=hands,
             decode=pictures.decode,
             ring_soon=lambda: None,
+            hush_soon=lambda: None,
             draining=threading.Event(),
         )
         fleet = Fleet(client)
@@ -203,7 +204,40 @@ def test_two_processes_do_not_sweep_at_once(house: House) -> None:
 def test_only_our_lanes_are_rung(house: House) -> None:
     house.ledger.submit([new_job(stub_spec()), new_job(stub_spec(model="other"))])
     house.life._ringer.ring()
-    assert dict(house.bells.queues) == {LANE: 1}
+    assert +house.bells.queues == {LANE: 1}
+
+
+def test_surplus_bells_are_taken_away_and_no_waiting_job_loses_its_own(house: House) -> None:
+    house.bells.ring({LANE: 50})
+    house.ledger.submit([new_job(stub_spec())])
+    house.life._ringer.hush()
+    house.life._ringer.ring()
+    assert house.bells.queues[LANE] == 1
+
+
+def test_a_bell_heard_for_nothing_is_not_rung_again_at_once(house: House) -> None:
+    house.ledger.submit([new_job(stub_spec())])  # one that, say, only another worker may take
+    house.life._ringer.hush()
+    house.life._ringer.ring()
+    assert house.bells.queues[LANE] == 0
+    house.life._ringer.ring()  # the periodic one
+    assert house.bells.queues[LANE] == 1
+
+
+def test_a_job_that_comes_while_bells_are_taken_away_is_rung_for(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.bells.ring({LANE: 50})
+    hush = house.bells.hush
+
+    def hush_late(waiting: Mapping[str, int]) -> int:
+        house.ledger.submit([new_job(stub_spec())])  # its own ring found fifty bells, and added none
+        return hush(waiting)
+
+    monkeypatch.setattr(house.bells, "hush", hush_late)
+    house.life._ringer.hush()
+    house.life._ringer.ring()
+    assert house.bells.queues[LANE] == 1
 
 
 def test_the_report_names_what_is_held(house: House) -> None:

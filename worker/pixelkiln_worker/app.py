@@ -83,6 +83,7 @@ class Process:
             hands=ThreadPoolExecutor(HANDS, thread_name_prefix="hands"),
             decode=pictures.decode,
             ring_soon=ringer.nudge,
+            hush_soon=ringer.hush,
             draining=threading.Event(),
         )
         fleet = Fleet(client)

@@ -46,6 +46,7 @@ class Workshop:
         lanes: what this worker serves, by lane.
         hands: threads for transfers, so that a batch's pictures travel side by side.
         ring_soon: asks for the bells to be topped up, from another thread.
+        hush_soon: the same, and for surplus bells to be taken away first.
     """
 
     worker_id: str
@@ -63,6 +64,7 @@ class Workshop:
     hands: Executor
     decode: inputs.Decode
     ring_soon: Callable[[], None]
+    hush_soon: Callable[[], None]
     draining: threading.Event
 
 
@@ -93,6 +95,7 @@ def fire(shop: Workshop) -> str:
         shop.turns.await_lead(shop.draining.is_set)
         batch = _claim(shop)
         if batch is None:
+            shop.hush_soon()
             return "draining" if shop.draining.is_set() else "nothing waits"
         try:
             _fetch(shop, batch, batch.jobs)

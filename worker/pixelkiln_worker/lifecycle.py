@@ -34,28 +34,42 @@ LAST_WORDS_S = 2.0  # after a drain, for firings to notice and Celery to say goo
 
 
 class Ringer:
-    """Tops the bells of some lanes up to the jobs that wait there, every `period_s` and when nudged."""
+    """Tops the bells of some lanes up to the jobs that wait there, every few seconds and when nudged."""
 
-    def __init__(
-        self, ledger: Ledger, bells: Bells, lanes: Collection[str], period_s: float = REAP_S
-    ) -> None:
+    def __init__(self, ledger: Ledger, bells: Bells, lanes: Collection[str]) -> None:
         self.bells = bells
         self._ledger = ledger
         self._lanes = lanes
-        self.loop = Loop("ringer", self.ring, period_s)
+        self._surplus = False
+        self.loop = Loop("ringer", self.ring, REAP_S)
 
     def nudge(self) -> None:
         """Ring soon; many calls before it happens are one."""
         self.loop.nudge()
 
+    def hush(self) -> None:
+        """Take surplus bells away soon: one was heard and nothing waited."""
+        self._surplus = True
+        self.loop.nudge()
+
     def ring(self) -> None:
-        """Ring now.
+        """Ring now; or, after a bell was heard for nothing, take surplus bells away.
 
         Raises:
             RedisUnavailable: Redis does not answer.
         """
-        stats = self._ledger.lanes()
-        self.bells.ring({lane.lane: lane.waiting for lane in stats if lane.lane in self._lanes})
+        if not self._surplus:
+            self.bells.ring(self._waiting())
+            return
+        self._surplus = False
+        before = self._waiting()
+        self.bells.hush(before)
+        # Only what came meanwhile: a bell for a job that nobody may take yet would be heard in vain at once.
+        self.bells.ring({lane: now for lane, now in self._waiting().items() if now > before[lane]})
+
+    def _waiting(self) -> dict[str, int]:
+        waiting = {lane.lane: lane.waiting for lane in self._ledger.lanes()}
+        return {lane: waiting.get(lane, 0) for lane in self._lanes}
 
 
 class Lifecycle:
