@@ -74,7 +74,7 @@ bench: $(VENV)/.installed-dev ## measure the engine, in a few minutes
 	$(PY) -m bench $(ARGS)
 
 .PHONY: bench-full
-bench-full: $(VENV)/.installed-dev ## measure everything, in an hour
+bench-full: $(VENV)/.installed-dev ## measure three times as often, for figures to publish
 	$(PY) -m bench --full $(ARGS)
 
 .PHONY: train
