@@ -40,11 +40,12 @@ class Ringer:
         self.bells = bells
         self._ledger = ledger
         self._lanes = lanes
-        self._surplus = False
+        self._wanted = self._surplus = False
         self.loop = Loop("ringer", self.ring, REAP_S)
 
     def nudge(self) -> None:
         """Ring soon; many calls before it happens are one."""
+        self._wanted = True
         self.loop.nudge()
 
     def hush(self) -> None:
@@ -58,14 +59,17 @@ class Ringer:
         Raises:
             RedisUnavailable: Redis does not answer.
         """
-        if not self._surplus:
-            self.bells.ring(self._waiting())
-            return
-        self._surplus = False
-        before = self._waiting()
-        self.bells.hush(before)
-        # Only what came meanwhile: a bell for a job that nobody may take yet would be heard in vain at once.
-        self.bells.ring({lane: now for lane, now in self._waiting().items() if now > before[lane]})
+        surplus, wanted = self._surplus, self._wanted or not self._surplus
+        self._surplus = self._wanted = False
+        before: dict[str, int] = {}
+        if surplus:
+            before = self._waiting()
+            self.bells.hush(before)
+        now = self._waiting()
+        if not wanted:
+            # Only what is new: a bell for a job nobody may take yet would be heard in vain, again and again.
+            now = {lane: count for lane, count in now.items() if count > before[lane]}
+        self.bells.ring(now)
 
     def _waiting(self) -> dict[str, int]:
         waiting = {lane.lane: lane.waiting for lane in self._ledger.lanes()}
