@@ -40,7 +40,9 @@ def machine() -> str:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
-    return f"{os.cpu_count()} x {model}, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+    nice = f", nice {os.nice(0)}" if os.nice(0) else ""
+    load = f"load {os.getloadavg()[0]:.1f}{nice}"
+    return f"{os.cpu_count()} x {model}, {load}, Python {platform.python_version()}"
 
 
 def commit() -> str:
