@@ -89,17 +89,18 @@ def test_a_watcher_hears_nothing_of_other_jobs(settings: Settings, client: redis
 def test_who_comes_back_with_an_id_hears_what_was_missed_once_and_in_order(
     settings: Settings, client: redis.Redis
 ) -> None:
-    job = submit(client)
+    ledger, job = RedisLedger(client), submit(client)
 
     async def story(reader: EventReader) -> None:
         async with reader.subscribe(job) as events:
             emit(client, job, "preview", {"n": 0})
             seen = (await first(events, 1))[0]
-        for n in (1, 2):
-            emit(client, job, "preview", {"n": n})
+        emit(client, job, "preview", {"n": 1})
+        ledger.claim("w", [OFFER], lease_s=10)
         async with reader.subscribe(job, after=seen.id) as events:
             emit(client, job, "preview", {"n": 3})
-            assert [event.data["n"] for event in await first(events, 3)] == [1, 2, 3]
+            heard = [event.data.get("n") or event.data["status"] for event in await first(events, 3)]
+            assert heard == [1, "running", 3]
 
     with_reader(settings, story)
 
