@@ -119,6 +119,24 @@ def test_a_killed_worker_is_restarted_and_its_job_finished_once(stack: Stack) ->
     assert all("/a2/" in artifact.key for artifact in result_of(record).artifacts)
 
 
+def test_a_worker_that_slept_through_its_lease_publishes_nothing(stack: Stack) -> None:
+    sleeper = stack.start()
+    [name] = stack.submit(stub_spec(device_ms=1_500, steps=10))
+    stack.until_running(name, step=1)
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    try:
+        other = stack.start()
+        [record] = stack.until([name])
+    finally:
+        os.kill(sleeper.pid, signal.SIGCONT)
+    time.sleep(2.5)  # it wakes, finishes its run, and finds the job gone
+    assert stack.ledger.get(name) == record
+    assert (record.status, record.attempt, record.worker) == (Status.SUCCEEDED, 2, other.id)
+    assert all("/a2/" in artifact.key for artifact in result_of(record).artifacts)
+    [after] = stack.until(stack.submit(stub_spec()))
+    assert after.status is Status.SUCCEEDED
+
+
 def test_a_worker_told_to_stop_gives_its_job_to_another(stack: Stack) -> None:
     first = stack.start(PIXELKILN_DRAIN_S="0.5")
     [name] = stack.submit(stub_spec(device_ms=8_000, steps=80))
