@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,6 +67,7 @@ def _plan(
         warmup_steps=warmup_steps,
         ema_decay=ema_decay,
         slice_s=args.slice,
+        report_every_s=args.report_every,
     )
 
 
@@ -113,30 +115,56 @@ def _generator(args: argparse.Namespace) -> Metrics | None:
     return None
 
 
-def _evaluate(args: argparse.Namespace) -> None:
+def _judge(args: argparse.Namespace) -> None:
+    """Score the segmenter, and through it true renders: what the generator is measured against."""
     from training.autoencoder import load_autoencoder
-    from training.evaluate import contact_sheet, evaluate, generate
+    from training.evaluate import ceilings
     from training.judge import Judge
-    from training.package import pipeline_of_runs
+    from training.large_decoder import load_large_autoencoder
     from training.segmenter import load_segmenter, score_segmenter
 
-    segmenter, pipeline = load_segmenter(args.out / "segmenter"), pipeline_of_runs(args.out)
+    segmenter = load_segmenter(args.out / "segmenter")
+    scores = score_segmenter(segmenter, Split.open(args.out / "data" / "validation"))
+    write_json(args.out / "evaluation" / "segmenter.json", scores)
     small = load_autoencoder(args.out / "autoencoder")
-    scores, asked, pictures = evaluate(pipeline, Judge(segmenter), small, args.prompts)
+    large = load_large_autoencoder(args.out / "large-decoder")
+    bounds = ceilings(Judge(segmenter), small, large, args.prompts)
+    write_json(args.out / "evaluation" / "ceilings.json", bounds)
+    _print_scores(bounds)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from training.evaluate import contact_sheet, evaluate, generate
+    from training.judge import Judge
+    from training.package import load_packaged
+    from training.segmenter import load_segmenter
+
     folder = args.out / "evaluation"
+    pipeline = load_packaged(args.out)
+    scores, asked, pictures = evaluate(pipeline, Judge(load_segmenter(args.out / "segmenter")), args.prompts)
+    write_json(folder / "generator.json", scores)
+    _print_scores(scores)
     contact_sheet(pictures[:48], [question.prompt for question in asked[:48]], folder / "questions.webp")
     examples = generate(pipeline, list(EXAMPLE_PROMPTS), list(range(len(EXAMPLE_PROMPTS))))
     contact_sheet(examples, list(EXAMPLE_PROMPTS), folder / "examples.webp")
-    segmenter_scores = score_segmenter(segmenter, Split.open(args.out / "data" / "validation"))
-    write_json(folder / "scores.json", {"generator": scores, "segmenter": segmenter_scores})
-    for subset in ("generated", "generated_unseen_combinations", "ceiling", "chance"):
-        print(subset, {aspect: cell["right"] for aspect, cell in scores[subset].items()})
+
+
+def _print_scores(scores: dict[str, Any]) -> None:
+    for subset, table in scores.items():
+        if isinstance(table, dict):
+            print(subset, {aspect: cell["right"] for aspect, cell in table.items()})
 
 
 def _package(args: argparse.Namespace) -> None:
-    from training.package import package_all
+    from training.package import package
 
-    package_all(args.out, args.ship)
+    package(args.out)
+
+
+def _ship(args: argparse.Namespace) -> None:
+    from training.package import ship
+
+    ship(args.out, args.ship)
 
 
 def _vocabulary(args: argparse.Namespace) -> None:
@@ -157,15 +185,17 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Metrics | None]] = {
     "segmenter": _segmenter,
     "large-decoder": _large_decoder,
     "generator": _generator,
-    "evaluate": _evaluate,
     "package": _package,
+    "judge": _judge,
+    "evaluate": _evaluate,
+    "ship": _ship,
     "vocabulary": _vocabulary,
 }
 
 
 def _all(args: argparse.Namespace) -> None:
     whole = args.budget
-    for name in ("data", "tokenizer", *_SHARES, "evaluate", "package"):
+    for name in ("data", "tokenizer", *_SHARES, "package", "judge", "evaluate", "ship"):
         args.budget = whole * _SHARES.get(name, 0)
         _run(name, args)
 
@@ -185,6 +215,7 @@ def main() -> None:
         "--budget", type=minutes, default="25m", help="training time in all, as 90s, 25m or 2h"
     )
     parser.add_argument("--slice", type=minutes, default="1000h", help="stop after this much, to go on later")
+    parser.add_argument("--report-every", type=minutes, default="2m", help="time between validations")
     parser.add_argument("--threads", type=int, default=2, help="threads, or processes that draw")
     parser.add_argument("--peers", type=int, default=1, help="processes that train the generator together")
     parser.add_argument("--scenes", type=int, default=40_000, help="scenes to draw for training")

@@ -47,7 +47,7 @@ def _size_mb(folder: Path) -> float:
 
 def write_generator_card(out: Path, folder: Path, scores: Scores) -> None:
     """README.md and metrics.json of the generator, from the runs under `out`."""
-    log = read_log(out / "generator")
+    log = read_log(out / "frozen")
     last, autoencoder, decoder = (
         log[-1],
         read_log(out / "autoencoder")[-1],

@@ -143,6 +143,7 @@ def object_mask(classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def write_json(path: Path, value: object) -> None:
     """Replace a JSON file in one step, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=2) + "\n")
     os.replace(partial, path)

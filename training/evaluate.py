@@ -82,17 +82,27 @@ def through_code(small: AutoencoderTiny, large: AutoencoderTiny, images: Picture
     return np.concatenate(painted)
 
 
-def evaluate(
-    pipeline: StableDiffusionPipeline, judge: Judge, small: AutoencoderTiny | None, count: int
-) -> tuple[dict[str, Any], list[Question], Pictures]:
-    """Scores by subset, with the pictures they are of; `small` adds the score of renders through the code."""
+def ceilings(judge: Judge, small: AutoencoderTiny, large: AutoencoderTiny, count: int) -> dict[str, Any]:
+    """What the judge says of true renders, of renders through the code, and of other prompts' renders."""
     asked = questions(count)
     specs = [question.spec for question in asked]
+    truth = true_renders(asked)
+    return {
+        "ceiling": summarize(judge.check(truth, specs)),
+        "ceiling_through_code": summarize(judge.check(through_code(small, large, truth), specs)),
+        "chance": summarize(judge.check(np.roll(truth, 2, axis=0), specs)),
+    }
+
+
+def evaluate(
+    pipeline: StableDiffusionPipeline, judge: Judge, count: int
+) -> tuple[dict[str, Any], list[Question], Pictures]:
+    """The generator's scores, in all and by whether training held the combination, and the pictures."""
+    asked = questions(count)
     started = time.monotonic()
     pictures = generate(pipeline, [q.prompt for q in asked], [q.seed for q in asked])
     seconds = (time.monotonic() - started) / count
-    facts = judge.check(pictures, specs)
-    truth = true_renders(asked)
+    facts = judge.check(pictures, [question.spec for question in asked])
     scores: dict[str, Any] = {
         "prompts": count,
         "steps": STEPS,
@@ -101,13 +111,7 @@ def evaluate(
         "generated": summarize(facts),
         "generated_seen_combinations": summarize(facts[0::2]),
         "generated_unseen_combinations": summarize(facts[1::2]),
-        "ceiling": summarize(judge.check(truth, specs)),
-        "chance": summarize(judge.check(np.roll(truth, 2, axis=0), specs)),
     }
-    if small is not None:
-        scores["ceiling_through_code"] = summarize(
-            judge.check(through_code(small, pipeline.vae, truth), specs)
-        )
     return scores, asked, pictures
 
 

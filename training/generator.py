@@ -27,7 +27,7 @@ from training.world.grammar import CLASSES, COLOURS, FIRST_OBJECT_CLASS
 LATENT_CHANNELS = 4
 _NOT_MUON = ("time_emb", "conv_in", "conv_out")  # thin or scalar-fed layers, where orthogonal updates do harm
 _EMPTY_PROMPTS, _UNKNOWN_WORDS = 0.1, 0.05
-_LAYOUT_NOISE, _DETAIL_NOISE, _DETAIL_FROM = (1.0, 1.2), (0.2, 1.0), 0.85
+_LAYOUT_NOISE, _DETAIL_NOISE, _DETAIL_FROM = (1.0, 1.2), (0.2, 1.0), 0.75
 _AUXILIARY_WEIGHT = 0.25
 _VALIDATION, _VALIDATION_LEVELS = 160, (0.6, 0.8, 0.95)
 

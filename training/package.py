@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import AutoPipelineForText2Image, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from transformers import SegformerImageProcessorPil
 
 from training.cards import write_generator_card, write_segmenter_card
@@ -78,19 +78,50 @@ def package_segmenter(run: Path, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def pipeline_of_runs(out: Path) -> StableDiffusionPipeline:
-    """The pipeline from the checkpoints under `out`, however far they are."""
+def package(out: Path) -> None:
+    """Put both models of the checkpoints under `out`, however far they are, into ``out/packaged``."""
+    packaged = out / "packaged"
     scale = json.loads((out / "generator" / "latents.json").read_text())["scale"]
-    return build_pipeline(out / "generator", out / "large-decoder", scale)
+    shutil.copytree(
+        out / "generator", out / "frozen", ignore=shutil.ignore_patterns("*.npy"), dirs_exist_ok=True
+    )
+    package_pipeline(build_pipeline(out / "frozen", out / "large-decoder", scale), packaged / "toyworld")
+    package_segmenter(out / "segmenter", packaged / "toyworld-classes")
+    for path in packaged.rglob("*.safetensors"):
+        path.chmod(0o644)  # safetensors lets only the owner read what it writes
 
 
-def package_all(out: Path, ship: Path) -> None:
-    """Ship both models of the checkpoints under `out`, with what was measured beside them."""
-    package_pipeline(pipeline_of_runs(out), ship / "toyworld")
-    package_segmenter(out / "segmenter", ship / "toyworld-classes")
-    evaluation = out / "evaluation"
-    if (evaluation / "scores.json").exists():
-        scores = json.loads((evaluation / "scores.json").read_text())
-        shutil.copy(evaluation / "examples.webp", ship / "toyworld" / "examples.webp")
-        write_generator_card(out, ship / "toyworld", scores["generator"])
-        write_segmenter_card(out, ship / "toyworld-classes", scores["segmenter"])
+def load_packaged(out: Path) -> StableDiffusionPipeline:
+    """The packaged pipeline in fp32, as a worker on a CPU loads it."""
+    absent = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
+    pipeline = AutoPipelineForText2Image.from_pretrained(
+        out / "packaged" / "toyworld", torch_dtype=torch.float32, **absent
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def ship(out: Path, target: Path) -> None:
+    """Replace the models under `target` by the packaged ones, with their cards and what was measured."""
+    packaged, evaluation = out / "packaged", out / "evaluation"
+    bounds = json.loads((evaluation / "ceilings.json").read_text())
+    scores = json.loads((evaluation / "generator.json").read_text())
+    shutil.copy(evaluation / "examples.webp", packaged / "toyworld" / "examples.webp")
+    write_generator_card(out, packaged / "toyworld", scores | bounds)
+    segmenter_scores = json.loads((evaluation / "segmenter.json").read_text())
+    write_segmenter_card(out, packaged / "toyworld-classes", segmenter_scores)
+    target.mkdir(parents=True, exist_ok=True)
+    for folder in (packaged / "toyworld", packaged / "toyworld-classes"):
+        _replace_folder(folder, target / folder.name)
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Copy `source` beside `target` first, so that a reader finds the old folder or the new one."""
+    new, old = (target.with_name(f".{target.name}.{state}") for state in ("new", "old"))
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(source, new)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

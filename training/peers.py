@@ -1,8 +1,8 @@
 """Several processes that train one model together, each on its own core, meeting every few steps.
 
-Between meetings each goes its own way; at a meeting all take the mean of their weights, as in Stich, "Local SGD
-Converges Fast and Communicates Little" (2019). On a shared CPU this beats threads: nobody waits within a step,
-and a core that another program borrows delays one meeting, not every matrix product.
+Between meetings each goes its own way; at a meeting all take the mean of their weights, as in Stich, "Local
+SGD Converges Fast and Communicates Little" (2019). On a shared CPU this beats threads: nobody waits within
+a step, and a core that another program borrows delays one meeting, not every matrix product.
 """
 
 import tempfile

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoPipelineForText2Image
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from training.autoencoder import cache_latents, load_autoencoder, train_autoencoder
@@ -16,7 +15,7 @@ from training.generator import train_generator
 from training.large_decoder import train_large_decoder
 from training.loop import Plan, Trainer, learning_rate_factor
 from training.muon import orthogonalize
-from training.package import package_all
+from training.package import load_packaged, package
 from training.peers import Peers, run_together
 from training.segmenter import train_segmenter
 from training.text_encoder import train_text_encoder
@@ -190,23 +189,17 @@ def test_loss_falls_across_a_stop(trained: Path, part: str) -> None:
     assert reports[1]["loss"] < reports[0]["loss"]
 
 
-def test_checkpoints_package_as_plain_models(trained: Path, tmp_path: Path) -> None:
+def test_checkpoints_package_as_plain_models(trained: Path) -> None:
     write_json(trained / "generator" / "latents.json", {"scale": 1.0})
-    package_all(trained, tmp_path)
-    pipeline = AutoPipelineForText2Image.from_pretrained(
-        tmp_path / "toyworld",
-        torch_dtype=torch.float32,
-        safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    package(trained)
+    packaged = trained / "packaged"
+    pipeline = load_packaged(trained)
     picture = pipeline("a red house by day", num_inference_steps=2, guidance_scale=3.0).images[0]
     assert picture.size == (128, 128)
-    index = json.loads((tmp_path / "toyworld" / "model_index.json").read_text())
+    index = json.loads((packaged / "toyworld" / "model_index.json").read_text())
     assert index["tokenizer"] == ["transformers", "PreTrainedTokenizerFast"]
-    segmenter = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "toyworld-classes")
-    processor = AutoImageProcessor.from_pretrained(tmp_path / "toyworld-classes")
+    segmenter = AutoModelForSemanticSegmentation.from_pretrained(packaged / "toyworld-classes")
+    processor = AutoImageProcessor.from_pretrained(packaged / "toyworld-classes")
     values = processor(images=picture, return_tensors="pt")["pixel_values"]
     assert segmenter.float()(values).logits.shape == (1, len(CLASSES), 64, 64)
     assert segmenter.config.id2label[0] == "sky"
