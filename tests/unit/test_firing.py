@@ -237,6 +237,14 @@ def test_a_picture_that_changed_after_it_was_accepted_is_refused(house: House) -
     assert house.brush.batches == []
 
 
+def test_bytes_that_are_no_picture_fail_their_job_alone(house: House) -> None:
+    house.storage.put("t/uploads/u1", b"text", media_type="image/png")
+    ref = {"object": "t/uploads/u1", "sha256": hashlib.sha256(b"text").hexdigest(), "width": 8, "height": 8}
+    [record] = house.run(segment_spec(ref))
+    assert record.status is Status.FAILED
+    assert code_of(record) in {"invalid_image", "unsupported_format"}
+
+
 # ------------------------------------------------------------------------------------------------ failures
 
 
@@ -282,6 +290,23 @@ def test_a_store_that_is_away_is_waited_out_and_nothing_computed_again(house: Ho
     firing.join(10)
     assert house.ledger.get(spec.id).status is Status.SUCCEEDED
     assert len(house.brush.batches) == 1
+
+
+def test_a_result_that_cannot_be_stored_fails_its_job_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = stub_spec("good"), stub_spec("bad")
+    put = house.storage.put
+
+    def picky(key: str, data: Any, *, media_type: str) -> Any:
+        if bad.id in key:
+            raise ValueError("a bug in the store")
+        time.sleep(0.2)
+        return put(key, data, media_type=media_type)
+
+    monkeypatch.setattr(house.storage, "put", picky)
+    records = house.run(bad, good)
+    assert [record.status for record in records] == [Status.FAILED, Status.SUCCEEDED]
 
 
 def test_a_bug_of_ours_settles_the_jobs_all_the_same(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,10 +365,11 @@ def test_a_cancel_that_nobody_told_us_of_leaves_no_files(house: House) -> None:
     assert list(house.storage.list("")) == []
 
 
-def test_a_draining_worker_claims_nothing(house: House) -> None:
+def test_a_draining_worker_claims_nothing_and_passes_the_bell_on(house: House) -> None:
     house.shop.draining.set()
     [record] = house.run(stub_spec())
     assert record.status is Status.QUEUED
+    assert house.rung
 
 
 def test_a_batch_that_still_waits_for_the_device_is_given_back_in_a_drain(house: House) -> None:

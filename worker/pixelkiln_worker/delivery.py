@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -22,11 +23,13 @@ log = structlog.get_logger(__name__)
 
 
 def prepare(work: Work, facts: dict[str, Any]) -> list[EncodedFile]:
-    """Encode what a job came to; CPU work on the calling thread."""
+    """Encode what a job came to; CPU work on the calling thread. The pixels are let go."""
     assert isinstance(work.outcome, Outcome)  # noqa: S101
     began = time.monotonic()
     files = encode(work.job.spec, work.outcome, image=work.task.image, facts=facts)
     work.metrics["encode_ms"] = _ms_since(began)
+    work.outcome = replace(work.outcome, pictures=(), segmentation=None)
+    work.task = replace(work.task, image=None)
     return files
 
 

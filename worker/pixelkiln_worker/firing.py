@@ -95,8 +95,7 @@ def fire(shop: Workshop) -> str:
         shop.turns.await_lead(shop.draining.is_set)
         batch = _claim(shop)
         if batch is None:
-            shop.hush_soon()
-            return "draining" if shop.draining.is_set() else "nothing waits"
+            return _in_vain(shop)
         try:
             _fetch(shop, batch, batch.jobs)
             shop.turns.prepared(time.monotonic() - batch.claimed_at)
@@ -122,6 +121,14 @@ def _claim(shop: Workshop) -> Batch | None:
     claimed_at = time.monotonic()
     shop.ring_soon()  # the claim may be of another lane than the bell was
     return Batch(claim, shop.lanes[claim.lane], shop.held.take(claim.jobs), claimed_at)
+
+
+def _in_vain(shop: Workshop) -> str:
+    if shop.draining.is_set():
+        shop.ring_soon()  # the bell was meant for somebody who still works
+        return "draining"
+    shop.hush_soon()
+    return "nothing waits"
 
 
 def _offers(shop: Workshop) -> list[LaneOffer]:
@@ -172,8 +179,9 @@ def _fetch_one(shop: Workshop, job: HeldJob) -> Work | None:
         )
     except Unwanted:
         return None
-    except PixelkilnError as error:
-        _fail(shop, job, error)
+    except Exception as error:
+        log.warning("an input could not be had", job=job.id, exc_info=True)
+        _fail(shop, job, _as_job_error(error))
         return None
     return Work(job, Task(spec=job.spec, image=image))
 
@@ -241,8 +249,9 @@ def _send(shop: Workshop, work: Work, files: Sequence[EncodedFile]) -> None:
     except Unwanted:
         if work.job.gone is Gone.CANCELED:
             delivery.discard(work.job, shop.storage)
-    except Unavailable as error:
-        _fail(shop, work.job, error)
+    except Exception as error:
+        log.exception("a result could not be stored", job=work.job.id)
+        _fail(shop, work.job, _as_job_error(error))
 
 
 def _facts(shop: Workshop, batch: Batch, work: Work) -> dict[str, Any]:
@@ -270,7 +279,7 @@ def _fail(shop: Workshop, job: HeldJob, error: PixelkilnError) -> None:
 def _as_job_error(error: Exception) -> PixelkilnError:
     if isinstance(error, PixelkilnError):
         return error
-    return JobError(f"the model failed: {type(error).__name__}: {str(error)[:500]}")
+    return JobError(f"{type(error).__name__}: {str(error)[:500]}")
 
 
 def _leave_nothing_behind(shop: Workshop, batch: Batch) -> None:
