@@ -112,7 +112,7 @@ class BulkResource(Resource):
 
 
 class PipelineResource(Resource):
-    """The answer to `POST /v1/pipelines`: `steps` maps each step's id to its job's; `jobs` in the order of steps."""
+    """The answer to `POST /v1/pipelines`: `steps` maps each step's id to its job's; `jobs` in their order."""
 
     group: str
     steps: dict[str, str]

@@ -1,4 +1,4 @@
-"""The catalogue: the only place model ids come from. A TOML table maps each id to a family, a source and limits.
+"""The catalogue: the only place model ids come from. A TOML table gives each a family, a source, limits.
 
 The embedded catalogue (`catalogue.toml` beside this file) is always there; `PIXELKILN_CATALOGUE` adds to it.
 """
@@ -6,7 +6,7 @@ The embedded catalogue (`catalogue.toml` beside this file) is always there; `PIX
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -94,7 +94,7 @@ class Catalogue:
             entries |= _parse(text, str(extra))
         return cls({name: entry for name, entry in entries.items() if stub or not entry.test_only})
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[ModelEntry]:
         return iter(self._entries.values())
 
     def __len__(self) -> int:

@@ -74,7 +74,7 @@ class InvalidRequest(PixelkilnError):
 
 class InvalidInput(InvalidRequest):
     """A field of a job is wrong. Codes: `unknown_field`, `invalid_type`, `invalid_number`, `invalid_prompt`,
-    `prompt_too_long`, `invalid_seed`, `out_of_range`, `invalid_size`, `invalid_region`, `unknown_option`, ..."""
+    `prompt_too_long`, `invalid_seed`, `out_of_range`, `invalid_size`, `invalid_region`, `unknown_option`."""
 
     code = "invalid_input"
 

@@ -168,7 +168,7 @@ class GenerateInput(Strict):
     guidance: float | None = Field(default=None, ge=0, le=50, description="Classifier-free guidance scale")
     format: Literal["png", "webp", "jpeg"] = "png"
     options: dict[str, str | int | float | bool] = Field(
-        default_factory=dict, max_length=16, description="Further settings that the model's catalogue entry lists"
+        default_factory=dict, max_length=16, description="Settings that the model's catalogue entry lists"
     )
 
     @field_validator("prompt")
@@ -185,7 +185,7 @@ class GenerateInput(Strict):
     @classmethod
     def _seed(cls, value: int | None) -> int | None:
         if value is not None and not 0 <= value <= MAX_SEED - MAX_IMAGES_PER_JOB:
-            raise PydanticCustomError("invalid_seed", "a seed lies between 0 and {limit}", {"limit": MAX_SEED})
+            raise PydanticCustomError("invalid_seed", "a seed is 0 to {limit}", {"limit": MAX_SEED})
         return value
 
     @field_validator("width", "height")
@@ -199,7 +199,7 @@ class GenerateInput(Strict):
 
 
 class Point(Strict):
-    """A click in pixel coordinates of the upright picture; `positive` marks the object, else the background."""
+    """A click, in pixels of the upright picture; `positive` marks the object, else the background."""
 
     x: float
     y: float
@@ -228,7 +228,9 @@ class SegmentInput(Strict):
     labels: list[str] = Field(default_factory=list, max_length=64, description="Keep only these classes")
     points: list[Point] = Field(default_factory=list)
     boxes: list[Box] = Field(default_factory=list)
-    regions: int | None = Field(default=None, ge=2, le=512, description="Regions or colours a classical method aims at")
+    regions: int | None = Field(
+        default=None, ge=2, le=512, description="Regions or colours a classical method aims at"
+    )
     options: dict[str, str | int | float | bool] = Field(default_factory=dict, max_length=16)
 
     @model_validator(mode="after")
@@ -254,15 +256,21 @@ class JobRequest(Strict):
     """The envelope of `POST /v1/jobs`; `input` is validated by the model of its `kind` (`INPUTS`)."""
 
     kind: Annotated[Kind, Field(strict=False)]
-    model: str | None = Field(default=None, max_length=256, description="A catalogue id; left out: the default for the kind")
+    model: str | None = Field(
+        default=None, max_length=256, description="A catalogue id; left out: the default for the kind"
+    )
     input: dict[str, Any]
     priority: Annotated[Priority, Field(strict=False)] = Priority.STANDARD
     labels: dict[str, str] = Field(default_factory=dict, max_length=16)
     group: str | None = Field(default=None, max_length=64)
     deterministic: bool = Field(default=False, description="Run alone, so that the same bytes come out again")
-    start_deadline_s: float | None = Field(default=None, gt=0, le=30 * 86_400, description="Expire when not started by then")
+    start_deadline_s: float | None = Field(
+        default=None, gt=0, le=30 * 86_400, description="Expire when not started by then"
+    )
     run_timeout_s: float = Field(default=600, gt=0, le=86_400)
-    retention_s: int | None = Field(default=None, ge=60, le=365 * 86_400, description="How long the finished record lives")
+    retention_s: int | None = Field(
+        default=None, ge=60, le=365 * 86_400, description="How long the finished record lives"
+    )
 
 
 class JobSpec(BaseModel):
@@ -335,7 +343,7 @@ class Result(BaseModel):
     seed: int | None = None
     metrics: dict[str, float] = {}
     warnings: list[dict[str, str]] = []
-    detail: dict[str, Any] = Field(default={}, description="Facts of the kind: classes found, method used, ...")
+    detail: dict[str, Any] = Field(default={}, description="Facts of the kind: classes found, method used")
 
 
 def new_seed() -> int:

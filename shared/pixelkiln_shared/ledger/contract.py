@@ -1,7 +1,8 @@
 """The legal moves of a job, as both ledgers (Redis and the in-memory twin) offer them.
 
-Each move is atomic. Times inside are Redis `TIME`: no caller's clock is trusted. A job is always in exactly one
-state; `attempt` is its fencing token: it grows with each claim, and only the newest attempt may move the job on.
+Each move is atomic. Times inside are Redis `TIME`: no caller's clock is trusted. A job is always in exactly
+one state; `attempt` is its fencing token: it grows with each claim, and only the newest attempt may move the
+job on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ MAX_STRIKES = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewJob:
-    """A job about to be written. `spec` is the JSON of its `JobSpec`; the rest is what the scheduler needs."""
+    """A job about to be written. `spec` is its `JobSpec` as JSON; the rest is what the scheduler needs."""
 
     id: str
     kind: Kind
@@ -52,7 +53,7 @@ class Submitted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """A job as the ledger holds it. Times are Unix seconds by Redis's clock; `result` and `error` are JSON."""
+    """A job as the ledger holds it. Times are Unix seconds by Redis's clock, `result` and `error` JSON."""
 
     id: str
     kind: Kind
@@ -81,7 +82,7 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LaneOffer:
-    """A lane a worker serves: how many rows fit, whether its model is loaded, how long it may be passed over."""
+    """A lane a worker serves: how many rows fit, whether its model is loaded, how long it may wait."""
 
     lane: str
     max_rows: int
@@ -167,7 +168,7 @@ class Ledger(Protocol):
         idempotency: Idempotency | None = None,
         max_waiting: int | None = None,
     ) -> Submitted:
-        """Write the jobs: all of them or none. Thousands go in pipelined chunks (idempotency: one chunk only).
+        """Write the jobs: all or none. Thousands go in pipelined chunks (with idempotency, one chunk only).
 
         Raises:
             IdempotencyKeyReused: the key came before with another fingerprint.
@@ -179,10 +180,10 @@ class Ledger(Protocol):
     def claim(self, worker: str, offers: Sequence[LaneOffer], *, lease_s: float) -> Claim | None:
         """Take the next batch among the lanes offered, or None when nothing may be taken.
 
-        Lane: one that waited beyond its `max_wait_s` first (longest first), then resident lanes, then the rest;
-        among equals the better class, then the older job. In a lane: class (a lower one at least once in eight),
-        tenant least served, oldest; then riders of the same batch key while rows fit. A suspect runs alone: it is
-        given only to a worker that holds nothing, and a worker that holds one is given nothing.
+        Lane: one that waited beyond its `max_wait_s` first (longest first), then resident lanes, then the
+        rest; among equals the better class, then the older job. In a lane: class (a lower one at least once
+        in eight), tenant least served, oldest; then riders of the same batch key while rows fit. A suspect
+        runs alone: it is given only to a worker that holds nothing, and a worker that holds one is given nothing.
         """
         ...
 
@@ -252,8 +253,8 @@ class Ledger(Protocol):
     def reap(self, *, limit: int = 1_000) -> Reaped:
         """Take expired leases back and expire jobs past their start deadline.
 
-        A job that died while its worker held others becomes a suspect, without blame; one that died alone gets a
-        strike, and the third ends it as `failed`/`worker_crashed`.
+        A job that died while its worker held others becomes a suspect, without blame; one that died alone
+        gets a strike, and the third ends it as `failed`/`worker_crashed`.
         """
         ...
 
