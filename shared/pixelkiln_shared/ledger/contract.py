@@ -183,7 +183,7 @@ class Ledger(Protocol):
         Lane: one that waited beyond its `max_wait_s` first (longest first), then resident lanes, then the
         rest; among equals the better class, then the older job. In a lane: class (a lower one at least once
         in eight), tenant least served, oldest; then riders of the same batch key while rows fit. A suspect
-        runs alone: it is given only to a worker that holds nothing, and a worker that holds one is given nothing.
+        runs alone: only a worker that holds nothing is given one, and while it holds one, nothing else.
         """
         ...
 
