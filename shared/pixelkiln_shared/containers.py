@@ -17,9 +17,9 @@ _PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT"}
 _INFLATE_STEP = 1 << 20
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
-_SCAN_END = re.compile(
-    rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL
-)  # a marker that is neither stuffing nor a restart
+_MARKER = re.compile(rb"\xff++[^\x00\xff\xd0-\xd7]", re.DOTALL)  # neither a stuffed byte nor a restart
+# Without the fill bytes before it: to look for a run of them at every place would take quadratic time.
+_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _SOI, _EOI, _SOS, _APP0, _APP14, _COM = 0xD8, 0xD9, 0xDA, 0xE0, 0xEE, 0xFE
 _JFIF_BYTES = 14  # of APP0; what follows is a thumbnail
 
@@ -113,7 +113,7 @@ def stripped_jpeg(data: bytes) -> bytes:
     """
     kept, at = [data[:2]], 2
     while at < len(data):
-        match = _SCAN_END.match(data, at)
+        match = _MARKER.match(data, at)
         if match is None:
             raise Broken("no marker where one must be")
         marker, at = data[match.end() - 1], match.end()
