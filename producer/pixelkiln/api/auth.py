@@ -11,13 +11,12 @@ import hashlib
 import hmac
 import time
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Annotated
 from urllib.parse import quote, urlsplit
 
 from fastapi import Depends
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -154,8 +153,5 @@ def _hostname(host: str) -> str | None:
 
 
 def _cookie(headers: Headers) -> str:
-    try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(SESSION_COOKIE)
-    except CookieError:
-        return ""
-    return morsel.value if morsel else ""
+    """Return the session's cookie; those of other programs on this host name may be of any form."""
+    return cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE, "")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pixelkiln.api.auth import Gate
 from tests.integration.api.conftest import Api
 
 KEY = "correct-horse-battery-staple"
@@ -100,3 +101,10 @@ def test_a_wrong_setting_is_one_line_and_exit_2() -> None:
     assert done.returncode == 2
     assert "PIXELKILN_PORT" in done.stderr
     assert done.stderr.strip().count("\n") == 0
+
+
+def test_cookies_of_other_programs_do_not_close_the_session(locked: Api) -> None:
+    session = Gate(locked.settings, locked.settings.secret.get_secret_value().encode()).session()
+    theirs = 'theme={"dark": 1, "size": [2]}'  # not a cookie by the letter, and often seen
+    headers = {"Cookie": f"{theirs}; pixelkiln_session={session}"}
+    assert locked.http.get("/v1/jobs", headers=headers).status_code == 200
