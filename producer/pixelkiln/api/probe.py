@@ -18,14 +18,23 @@ class Probe:
     def __init__(self, redis: Callable[[], Any], storage: Callable[[], Any]) -> None:
         self._parts = {"redis": redis, "storage": storage}
         self._lock = threading.Lock()
-        self._read: tuple[float, dict[str, Any]] = (float("-inf"), {})
+        self._looked_at = float("-inf")
+        self._state: dict[str, Any] = {}
 
     def state(self) -> dict[str, Any]:
-        """Return `ready` and one word about each part."""
-        with self._lock:
-            if time.monotonic() - self._read[0] > PROBE_S:
-                self._read = (time.monotonic(), self._look())
-            return self._read[1]
+        """Return `ready` and one word about each part; while somebody looks, others get what was seen last.
+
+        A store that is away takes its whole deadline to say so: callers must not queue up behind it.
+        """
+        if not self._lock.acquire(blocking=not self._state):
+            return self._state
+        try:
+            if time.monotonic() - self._looked_at > PROBE_S:
+                self._state = self._look()
+                self._looked_at = time.monotonic()
+            return self._state
+        finally:
+            self._lock.release()
 
     def _look(self) -> dict[str, Any]:
         found = {name: _word(check) for name, check in self._parts.items()}
