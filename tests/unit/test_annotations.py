@@ -96,7 +96,7 @@ def test_the_document_is_coco() -> None:
     ids[:5, :7] = 2
     ids[95:, 110:] = 3
 
-    document = coco(found_in(ids, score=0.12345678), file_name="job_1.png", version="1")
+    document = coco(found_in(ids, score=0.12345678), regions(ids), file_name="job_1.png", version="1")
 
     assert document["images"] == [{"id": 1, "file_name": "job_1.png", "width": 120, "height": 100}]
     assert [c["name"] for c in document["categories"]] == ["thing 0", "thing 1"]
@@ -117,7 +117,7 @@ def test_a_segment_without_a_pixel_is_left_out() -> None:
         segments=(Segment(id=1, label="a", category=1), Segment(id=9, label="b", category=2)),
     )
 
-    document = coco(found, file_name="x.png", version="1")
+    document = coco(found, regions(found.ids), file_name="x.png", version="1")
 
     assert [annotation["id"] for annotation in document["annotations"]] == [1]
     assert "score" not in document["annotations"][0]

@@ -217,20 +217,6 @@ def test_classes_of_their_own_need_no_second_mask() -> None:
     assert "0.classes.png" not in by_name(files)
 
 
-def test_nothing_is_void_where_zero_is_a_class() -> None:
-    image, found = scene()
-    segments = tuple(Segment(id=s.id, label=s.label, category=s.category - 1) for s in found.segments)
-    ids = found.ids.copy()
-    ids[0, 0] = 0
-    outcome = Outcome(segmentation=Segmentation(ids=ids, segments=segments))
-
-    classes = np.asarray(
-        opened(by_name(encode(segment_job(), outcome, image=image, facts={}))["0.classes.png"])
-    )
-
-    assert (classes[0, 0], classes[0, 1], classes[79, 119]) == (255, 0, 1)
-
-
 def test_annotations_agree_with_the_mask() -> None:
     image, found = scene()
 

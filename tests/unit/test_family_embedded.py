@@ -41,9 +41,11 @@ def test_the_segmenter_reads_drawn_scenes(segmenter: Model) -> None:
     for scene, outcome in zip(scenes, outcomes, strict=True):
         assert isinstance(outcome, Outcome), outcome
         assert outcome.segmentation is not None
-        category = np.array([-1, *(segment.category for segment in outcome.segmentation.segments)])
-        assert all(segment.label == CLASSES[segment.category] for segment in outcome.segmentation.segments)
-        right.append((category[outcome.segmentation.ids] == scene.classes).mean())
+        category = np.array([0, *(segment.category for segment in outcome.segmentation.segments)])
+        assert all(
+            segment.label == CLASSES[segment.category - 1] for segment in outcome.segmentation.segments
+        )
+        right.append((category[outcome.segmentation.ids] == scene.classes + 1).mean())
     assert np.mean(right) > 0.9
 
 

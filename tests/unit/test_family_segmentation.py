@@ -63,7 +63,7 @@ def test_segments_are_ordered_by_area_and_named(model: SemanticSegmenter) -> Non
     assert list(areas[1:]) == sorted(areas[1:], reverse=True)
     assert areas[0] == 0
     for segment in found.segments:
-        assert segment.label == NAMES[segment.category]
+        assert segment.label == NAMES[segment.category - 1]
         assert segment.score is not None
         assert 0 < segment.score <= 1
 
@@ -113,12 +113,24 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
     return classes, confidence
 
 
+def test_no_class_is_numbered_as_nothing() -> None:
+    _, parts = instances(*scene(), TABLE)
+    assert sorted({(part.category, part.label) for part in parts.values()}) == [
+        (1, "sky"),
+        (2, "grass"),
+        (3, "house"),
+    ]
+    voc = ClassTable(names=("background", "grass", "house"), things=frozenset(), nothing=frozenset({0}))
+    _, parts = instances(*scene(), voc)
+    assert sorted((part.category, part.label) for part in parts.values()) == [(1, "grass"), (2, "house")]
+
+
 def test_things_are_counted_and_the_rest_is_not() -> None:
     ids, parts = instances(*scene(), TABLE)
     labels = sorted(part.label for part in parts.values())
     assert labels == ["grass", "house", "house", "sky"]
     left, right = (parts[int(ids[50, column])] for column in (15, 75))
-    assert (left.label, left.category, left.score) == ("house", 2, 0.5)
+    assert (left.label, left.category, left.score) == ("house", 3, 0.5)
     assert right.score == pytest.approx(0.9, abs=1e-3)
     assert parts[int(ids[0, 0])].label == "sky"
 

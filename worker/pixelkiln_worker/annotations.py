@@ -84,16 +84,16 @@ def compressed(counts: Counts) -> str:
     return text.decode("ascii")
 
 
-def coco(found: Segmentation, *, file_name: str, version: str) -> dict[str, Any]:
+def coco(found: Segmentation, places: dict[int, Region], *, file_name: str, version: str) -> dict[str, Any]:
     """Return the COCO instances document of one picture.
 
     Args:
         found: the segments; one without a pixel is left out.
+        places: `regions` of its id map.
         file_name: what `images[0]` is called.
         version: of the software, for `info`.
     """
     height, width = found.ids.shape
-    places = regions(found.ids)
     names: dict[int, str] = {}
     for segment in found.segments:
         names.setdefault(segment.category, segment.label)

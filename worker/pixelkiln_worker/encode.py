@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pixelkiln_shared import __version__
 from pixelkiln_shared.jobs import JobSpec, Role
 from pixelkiln_worker import imaging, masks, metadata
-from pixelkiln_worker.annotations import coco, regions
+from pixelkiln_worker.annotations import Region, coco, regions
 from pixelkiln_worker.families.contract import Outcome, Picture, Pixels, Segmentation
 
 _ENDINGS = {"png": "png", "webp": "webp", "jpeg": "jpg"}
@@ -109,8 +110,9 @@ def _segmentation(job: JobSpec, found: Segmentation, image: Pixels) -> Iterator[
             **size,
         )
     yield _overlay(image, found)
-    yield from _cutouts(job, found, image)
-    document = coco(found, file_name=f"{job.id}.png", version=__version__)
+    places = regions(found.ids)
+    yield from _cutouts(job, found, places, image)
+    document = coco(found, places, file_name=f"{job.id}.png", version=__version__)
     yield EncodedFile(
         role=Role.ANNOTATIONS,
         index=0,
@@ -120,11 +122,9 @@ def _segmentation(job: JobSpec, found: Segmentation, image: Pixels) -> Iterator[
     )
 
 
-def _classes(found: Segmentation) -> Any:
-    """Return the HW map of class numbers. 0 is "nothing", or 255 (VOC's void) where 0 is a class."""
-    numbers = [segment.category for segment in found.segments]
-    nothing = 0 if 0 not in numbers else 255 if max(numbers) < 255 else 65_535
-    table = np.full(int(found.ids.max(initial=0)) + 1, nothing, np.uint16)
+def _classes(found: Segmentation) -> NDArray[np.uint16]:
+    """Return the HW map of class numbers; 0 where nothing was found."""
+    table = np.zeros(int(found.ids.max(initial=0)) + 1, np.uint16)
     for segment in found.segments:
         if segment.id < len(table):
             table[segment.id] = segment.category
@@ -144,9 +144,10 @@ def _overlay(image: Pixels, found: Segmentation) -> EncodedFile:
     )
 
 
-def _cutouts(job: JobSpec, found: Segmentation, image: Pixels) -> Iterator[EncodedFile]:
+def _cutouts(
+    job: JobSpec, found: Segmentation, places: dict[int, Region], image: Pixels
+) -> Iterator[EncodedFile]:
     asked = any(job.input.get(name) for name in ("labels", "points", "boxes"))
-    places = regions(found.ids)
     for index, segments in enumerate(masks.selected(found, places, asked=asked)):
         alone = segments[0] if len(segments) == 1 else None
         yield EncodedFile(

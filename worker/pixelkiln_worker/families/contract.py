@@ -39,7 +39,10 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
-    """One region. `id` is its value in the id map (>= 1); `category` its class number, stable for the model."""
+    """One region. `id` is its value in the id map, `category` its class number, stable for the model.
+
+    Both are 1 or more: 0 means "nothing" in masks, and COCO's categories begin at 1.
+    """
 
     id: int
     label: str
@@ -82,7 +85,7 @@ class Model(Protocol):
 
     Attributes:
         footprint_bytes: device memory the weights take, measured at load.
-        identity: revision and hash of the weights, library versions, dtype: what a manifest says of the model.
+        identity: revision and hash of the weights, library versions, dtype: what manifests say of the model.
         max_rows: rows one forward pass takes; a job with more rows is run in several passes.
     """
 

@@ -45,6 +45,13 @@ class ClassTable:
     things: frozenset[int]
     nothing: frozenset[int]
 
+    def category(self, index: int) -> int:
+        """Return the number of a class in masks and annotations, where 0 means "nothing": 1 or more.
+
+        A model whose class 0 is the background keeps its numbers, as PASCAL VOC's; others move up by one.
+        """
+        return index if 0 in self.nothing else index + 1
+
     @classmethod
     def of(cls, entry: ModelEntry, config: Any) -> ClassTable:
         """Read the table from the model's configuration; the catalogue's `classes` and `things` win."""
@@ -157,7 +164,7 @@ def instances(
     """Split a class map into segments: one for each connected piece of a thing, one for each other class.
 
     Args:
-        winner: HW, the class of each pixel.
+        winner: HW, the class index of each pixel.
         confidence: HW in [0, 1], the probability of that class; a segment's score is its mean.
         classes: names, and which of them are things.
 
@@ -167,12 +174,12 @@ def instances(
     tidy = absorb_specks(winner, max(4, int(winner.size * _SPECK_SHARE)))
     ids = np.zeros(winner.shape, np.int32)
     parts: dict[int, Part] = {}
-    for category in np.unique(tidy).tolist():
-        if category in classes.nothing:
+    for index in np.unique(tidy).tolist():
+        if index in classes.nothing:
             continue
-        region = tidy == category
+        region = tidy == index
         count, pieces = 1, region.astype(np.int32)
-        if category in classes.things:
+        if index in classes.things:
             count, pieces = cv2.connectedComponents(region.astype(np.uint8), connectivity=8)
             count -= 1  # its first is the rest of the picture
         scores = np.bincount(pieces.ravel(), confidence.ravel()) / np.bincount(pieces.ravel()).clip(1)
@@ -180,7 +187,9 @@ def instances(
             number = len(parts) + 1
             ids[pieces == piece] = number
             parts[number] = Part(
-                label=classes.names[category], category=category, score=round(float(scores[piece]), 4)
+                label=classes.names[index],
+                category=classes.category(index),
+                score=round(float(scores[piece]), 4),
             )
     return ids, parts
 

@@ -24,7 +24,7 @@ Labels = NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """What is known of one value of a label map. `category` is the class number, stable for the model."""
+    """What is known of one value of a label map. `category` is the class number (>= 1)."""
 
     label: str
     category: int
