@@ -11,7 +11,7 @@ import torch
 
 from training.dataset import Split, build, write_json
 from training.loop import Metrics, Plan
-from training.tokenizer import SKIPPED, SYNONYMS
+from training.tokenizer import SKIPPED, SYNONYMS, spellings
 from training.world.grammar import VOCABULARY
 
 DEFAULT_OUT = Path("build/training")
@@ -173,8 +173,7 @@ def _vocabulary(args: argparse.Namespace) -> None:
     print(f"skipped_words = {json.dumps(sorted(SKIPPED))}")
     print("\n[synonyms]")
     for word, alternatives in SYNONYMS.items():
-        names = alternatives.replace("[- ]", " ").split("|")
-        print(f"{word} = {json.dumps(names)}")
+        print(f"{word} = {json.dumps(spellings(alternatives))}")
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Metrics | None]] = {

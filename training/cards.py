@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from training.dataset import write_json
 from training.world.grammar import CLASSES, HELD_OUT, VOCABULARY
 
@@ -18,7 +20,9 @@ def read_log(run: Path) -> list[dict[str, float]]:
 
 
 def _curve(log: list[dict[str, float]], columns: tuple[str, ...], rows: int = 10) -> str:
-    chosen = sorted({round(k * (len(log) - 1) / (rows - 1)) for k in range(rows)})
+    seen = np.array([line["presentations"] for line in log])
+    wanted = seen[-1] * np.arange(1, rows + 1) / rows
+    chosen = sorted({int(np.abs(seen - count).argmin()) for count in wanted})
     lines = []
     for index in chosen:
         values = " | ".join(f"{log[index][name]:.3f}" for name in columns)
@@ -62,7 +66,6 @@ def write_generator_card(out: Path, folder: Path, scores: Scores) -> None:
         held_out=len(HELD_OUT),
         minutes=last["seconds"] / 60,
         presentations=last["presentations"],
-        steps=last["steps"],
         autoencoder_minutes=autoencoder["seconds"] / 60,
         object_psnr=autoencoder["object_psnr_db"],
         decoder_minutes=decoder["seconds"] / 60,

@@ -67,7 +67,7 @@ class SlotReading:
     def __init__(self, encoder: CLIPTextModel, heads: SlotHeads, count: int, batch_size: int) -> None:
         self._encoder, self._heads, self._batch_size = encoder, heads, batch_size
         self._ids, self._slots = caption_slots(count, seed=11)
-        self._validation = caption_slots(_VALIDATION, seed=12)
+        self._validation = caption_slots(min(_VALIDATION, count), seed=12)
 
     def _logits(self, ids: Tensor) -> list[Tensor]:
         hidden = self._encoder(ids).last_hidden_state[:, -len(SLOTS) :]

@@ -1,5 +1,7 @@
 """The word-level tokenizer, with its synonyms inside ``tokenizer.json`` so that every loader gets them."""
 
+import re
+
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
@@ -12,7 +14,7 @@ SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD, BOS, EOS, UNKNOWN = range(len(SPECIAL))
 
 SYNONYMS: dict[str, str] = {
-    "red": "crimson|scarlet|ruby|cherry|reddish",
+    "red": "crimson|scarlet|ruby|reddish",
     "orange": "amber|tangerine",
     "yellow": "golden|gold|lemon",
     "green": "emerald|lime|jade",
@@ -21,10 +23,10 @@ SYNONYMS: dict[str, str] = {
     "pink": "rosy|salmon",
     "white": "ivory|pale",
     "large": "big|huge|giant|gigantic|enormous|tall|great",
-    "house": "home|cottage|hut|cabin|building|barn",
-    "houses": "homes|cottages|huts|cabins|buildings|village",
-    "tree": "oak|maple",
-    "trees": "oaks|maples|forest|woods",
+    "house": "home|cottage|hut|cabin|building|barn|castle|villa|farmhouse",
+    "houses": "homes|cottages|huts|cabins|buildings|barns|castles|villas|village",
+    "trees": "(?:oak|maple|apple|cherry|pine|fir) trees|oaks|maples|pines|firs|forest|woods",
+    "tree": "(?:oak|maple|apple|cherry|pine|fir) tree|oak|maple|pine|fir",
     "cacti": "cactuses",
     "flower": "blossom|rose|daisy|tulip|sunflower",
     "flowers": "blossoms|roses|daisies|tulips|sunflowers",
@@ -38,10 +40,10 @@ SYNONYMS: dict[str, str] = {
     "desert": "sand|dunes|sands|sahara",
     "snow": "winter|snowy|arctic|ice|snowfield",
     "sea": "ocean|lake|water|waves",
-    "mountains": "mountain|hills|peaks|alps",
+    "mountains": "mountain|hill|hills|peak|peaks|alps",
     "day": "daytime|daylight|noon|midday|sunny",
     "sunset": "sundown|dusk|evening",
-    "night": "nighttime|midnight|moonlight|moonlit|nocturnal",
+    "night": "nighttime|midnight|moon|moonlight|moonlit|nocturnal|starry|stars",
     "dawn": "sunrise|daybreak|morning",
     "middle": "center|centre|central",
     "a": "an|one|single|1",
@@ -71,9 +73,20 @@ SKIPPED = FILLERS | {
 _DROPPED = (
     r"\b(?:without|no) (?:any )?mountains?\b",
     r"\b(?:a |an |the )?(?:picture|photo|painting|drawing|image|illustration) of\b",
-    r"\b(?:a|the) (?=meadow|desert|snow|sea|mountains|night|day|sunset|dawn|two|three|left|right|middle)",
+    r"\b(?:a|the) (?=a |meadow|desert|snow|sea|mountains|night|day|sunset|dawn|two|three|left|right|middle)",
     r"\bhand side\b",
 )
+
+
+def spellings(alternatives: str) -> list[str]:
+    """The plain words and phrases that a pattern of `SYNONYMS` stands for."""
+    plain = alternatives.replace("[- ]", " ")
+    grouped = re.sub(
+        r"\(\?:([^)]*)\)([^|]*)",
+        lambda match: "|".join(word + match[2] for word in match[1].split("|")),
+        plain,
+    )
+    return grouped.split("|")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
