@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import json
 import re
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import redis.asyncio
+import redis.exceptions
 from starlette.concurrency import run_in_threadpool
 
 from pixelkiln.resources import JobResource
-from pixelkiln_shared.errors import PixelkilnError
+from pixelkiln_shared.errors import PixelkilnError, RedisUnavailable
 from pixelkiln_shared.events import Event, EventReader
 from pixelkiln_shared.ledger import async_redis_client
 from pixelkiln_shared.ledger.contract import Ledger, Record
@@ -57,14 +57,17 @@ class Watcher:
 
     async def ended(self, job_id: str, seconds: float) -> None:
         """Return when the job has ended, or after `seconds`."""
-        deadline = time.monotonic() + seconds
-        pause_s = max(0.05, min(RECHECK_S, seconds))
-        async with self._subscription(job_id, None) as events, _ticking(events, pause_s) as ticks:
-            async for event in ticks:
-                if event is None or event.type == "status":
-                    record = await run_in_threadpool(self._ledger.get, job_id)
-                    if record.status.terminal or time.monotonic() >= deadline:
-                        return
+        with contextlib.suppress(TimeoutError):
+            async with (
+                asyncio.timeout(seconds),
+                self._subscription(job_id, None) as events,
+                _ticking(events, RECHECK_S) as ticks,
+            ):
+                async for event in ticks:
+                    if event is None or event.type == "status":
+                        record = await run_in_threadpool(self._ledger.get, job_id)
+                        if record.status.terminal:
+                            return
 
     async def stream(self, job_id: str, after: str | None, view: View) -> AsyncIterator[str]:
         """Yield a job's event stream: a snapshot, what follows (or was missed since `after`), heartbeats.
@@ -107,7 +110,10 @@ class Watcher:
     async def _now(self) -> str:
         """Return an event id just before this moment by Redis's clock: to resume from it misses nothing."""
         assert self._client is not None  # noqa: S101 - running
-        seconds, micros = await self._client.time()
+        try:
+            seconds, micros = await self._client.time()
+        except redis.exceptions.RedisError as error:
+            raise RedisUnavailable("Redis does not answer") from error
         return f"{int(seconds) * 1_000 + int(micros) // 1_000 - 1}-0"
 
     def _subscription(

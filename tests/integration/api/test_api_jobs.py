@@ -157,6 +157,28 @@ def test_waiting_gives_up_in_time_and_the_job_goes_on(api: Api) -> None:
     assert answer.headers["preference-applied"] == "wait=1"
 
 
+def test_a_job_that_reports_progress_holds_nobody_beyond_the_time_asked_for(api: Api) -> None:
+    api.serve("generate.toyworld")
+    over = threading.Event()
+
+    def work() -> None:
+        time.sleep(0.3)
+        claimed = api.claim()
+        for step in range(1, 30):
+            api.ledger.progress(claimed.id, claimed.attempt, step, 30)
+            if over.wait(0.2):
+                return
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    began = time.monotonic()
+    answer = api.http.post("/v1/jobs", json=BODY, headers={"Prefer": "wait=1"})
+    over.set()
+    worker.join()
+    assert (answer.status_code, answer.json()["status"]) == (202, "running")
+    assert time.monotonic() - began < 2.5
+
+
 def test_nobody_waits_for_a_model_that_no_worker_serves(api: Api) -> None:
     plain = api.http.post("/v1/jobs", json=BODY).json()
     assert [warning["code"] for warning in plain["warnings"]] == ["no_worker_for_model"]
