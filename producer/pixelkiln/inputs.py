@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pixelkiln.validation import validate, wrong
+from pixelkiln.validation import is_id, validate, wrong
 from pixelkiln_shared import keys
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.errors import InvalidImage, InvalidInput, NotFound, UnknownModel
@@ -43,8 +42,6 @@ _REFERENCES: dict[str, type[UploadRef | JobRef | UrlRef | InlineRef]] = {
     "url": UrlRef,
     "base64": InlineRef,
 }
-_JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
-_UPLOAD_ID = re.compile(r"upl_[0-9a-hjkmnp-tv-z]{26}")
 
 # The artifacts of each kind that are pictures. `image` of a segment job is its own input: what one re-runs.
 _PICTURES = {
@@ -180,7 +177,7 @@ class Inputs:
 
     def _uploaded(self, upload_id: str, tenant: str, at: str) -> Source:
         missing = NotFound("no such upload, or it has expired", pointer=f"{at}/upload")
-        if not _UPLOAD_ID.fullmatch(upload_id):
+        if not is_id(upload_id, "upl"):
             raise missing
         key = keys.upload_key(tenant, upload_id)
         try:
@@ -211,7 +208,7 @@ class Inputs:
         if sibling is not None:
             return sibling, None
         try:
-            if not _JOB_ID.fullmatch(job_id):
+            if not is_id(job_id, "job"):
                 raise NotFound("no such job")
             record = self._ledger.get(job_id)
             if record.tenant != order.tenant:

@@ -15,6 +15,7 @@ from pixelkiln.validation import escape, validate, wrong
 from pixelkiln.vocabulary import unknown_words, vocabulary_of
 from pixelkiln_shared import keys
 from pixelkiln_shared.catalogue import Catalogue, ModelEntry
+from pixelkiln_shared.errors import UnknownModel
 from pixelkiln_shared.jobs import (
     GenerateInput,
     JobRequest,
@@ -63,26 +64,22 @@ class Intake:
         if not isinstance(request, JobRequest):
             request = validate(JobRequest, request, at=order.at)
         _check_labels(request.labels, order.at)
-        if request.model is not None:
-            self._model(request.model, request.kind, order)
         job_id = keys.new_id("job")
-        if request.kind is Kind.GENERATE:
-            return self._generate(request, order, job_id)
-        return self._segment(request, order, job_id)
-
-    def _model(self, model: str, kind: Kind, order: Order) -> ModelEntry:
         try:
-            return self.catalogue.get(model, kind)
-        except Exception as error:
-            _relocate(error, order.at)
+            entry = self.catalogue.get(request.model, request.kind) if request.model is not None else None
+            if request.kind is Kind.GENERATE:
+                entry = entry or self.catalogue.default(Kind.GENERATE)
+                return self._generate(request, entry, order, job_id)
+            return self._segment(request, entry, order, job_id)
+        except UnknownModel as error:
+            error.pointer = f"{order.at}/model"
             raise
 
     # -------------------------------------------------------------------------------------------- generate
 
-    def _generate(self, request: JobRequest, order: Order, job_id: str) -> Prepared:
+    def _generate(self, request: JobRequest, entry: ModelEntry, order: Order, job_id: str) -> Prepared:
         at = f"{order.at}/input"
         wanted = validate(GenerateInput, request.input, at=at)
-        entry = self.catalogue.get(request.model) if request.model else self.catalogue.default(Kind.GENERATE)
         settled = dict(wanted)
         for name, fallback in _FALLBACKS.items():
             if settled[name] is None:
@@ -104,20 +101,16 @@ class Intake:
 
     # -------------------------------------------------------------------------------------------- segment
 
-    def _segment(self, request: JobRequest, order: Order, job_id: str) -> Prepared:
+    def _segment(self, request: JobRequest, entry: ModelEntry | None, order: Order, job_id: str) -> Prepared:
         at = f"{order.at}/input"
         wanted = self._inputs.read(request.input, at)
         marks = bool(wanted.points or wanted.boxes)
-        entry = self.catalogue.get(request.model) if request.model else None
         if entry is not None:
-            _check_marks(entry, marks, at)
-            _check_options(entry, wanted.options, at)
-            _check_classes(entry, wanted, at)
+            _check_wishes(entry, wanted, at)  # before the picture is fetched and opened
         source = self._inputs.look(wanted.image, order, f"{at}/image")
         if entry is None:
             entry = self.catalogue.default(Kind.SEGMENT, world=source.world, marks=marks)
-            _check_options(entry, wanted.options, at)
-            _check_classes(entry, wanted, at)
+            _check_wishes(entry, wanted, at)
         _check_picture(entry, source, f"{at}/image")
         _check_regions(wanted, source, at)
         reference, stored = self._inputs.keep(source, keys.input_key(order.tenant, job_id))
@@ -176,13 +169,6 @@ def _prepared(
 # ------------------------------------------------------------------------------------------------ checks
 
 
-def _relocate(error: Exception, at: str) -> None:
-    """Make the pointer of a catalogue error point into the whole request."""
-    pointer = getattr(error, "pointer", None)
-    if at and pointer is not None:
-        error.pointer = at + pointer  # type: ignore[attr-defined]
-
-
 def _check_labels(labels: Mapping[str, str], at: str) -> None:
     for name, value in labels.items():
         fits = 0 < len(name) <= MAX_LABEL_KEY and len(value) <= MAX_LABEL_VALUE
@@ -238,9 +224,19 @@ def _check_options(entry: ModelEntry, options: Mapping[str, Any], at: str) -> No
             raise wrong("unknown_option", pointer, "not one of the allowed values", allowed=list(allowed))
 
 
-def _check_marks(entry: ModelEntry, marks: bool, at: str) -> None:
-    if entry.needs_marks and not marks:
-        raise wrong("invalid_region", f"{at}/boxes", f"{entry.id} needs at least one box or point")
+def _check_wishes(entry: ModelEntry, wanted: SegmentInput, at: str) -> None:
+    """Check what can be told without the picture."""
+    _check_marks(entry, wanted, at)
+    _check_options(entry, wanted.options, at)
+    _check_classes(entry, wanted, at)
+
+
+def _check_marks(entry: ModelEntry, wanted: SegmentInput, at: str) -> None:
+    shown = wanted.boxes or any(point.positive for point in wanted.points)
+    if entry.needs_marks and not shown:
+        raise wrong(
+            "invalid_region", f"{at}/boxes", f"{entry.id} needs at least one box or point on the object"
+        )
 
 
 def _check_classes(entry: ModelEntry, wanted: SegmentInput, at: str) -> None:

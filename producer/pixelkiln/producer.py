@@ -7,7 +7,6 @@ acceptance: a bell that cannot be rung afterwards costs seconds (the sweep rings
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,11 +17,12 @@ import structlog
 from pixelkiln.inputs import Inputs, Order, picture_limits
 from pixelkiln.intake import Intake, Prepared
 from pixelkiln.pipelines import prepare_steps
-from pixelkiln.validation import MAX_ERRORS, fault, invalid
+from pixelkiln.validation import MAX_ERRORS, fault, invalid, is_id
 from pixelkiln_shared import keys
 from pixelkiln_shared.bells import Bells, CeleryBells, make_app
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.errors import (
+    AlreadyTerminal,
     InvalidRequest,
     NotFound,
     PixelkilnError,
@@ -41,10 +41,7 @@ from pixelkiln_shared.storage.contract import Storage
 
 CHUNK = 1_000  # jobs a ledger call of `submit_many`: a few MB in flight, whatever the number of rows
 
-_JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
-_GROUP_ID = re.compile(r"grp_[0-9a-hjkmnp-tv-z]{26}")
-
-# Refusals that are certain: nothing was written. After `RedisUnavailable` nobody knows, so inputs stay.
+# What the ledger raises when it has certainly written nothing. After `RedisUnavailable` nobody knows.
 _REFUSALS = (InvalidRequest, NotFound, QueueFull)
 
 _log = structlog.get_logger(__name__)
@@ -118,11 +115,11 @@ class Producer:
         """
         order = Order(tenant=tenant)
         prepared = self._intake.prepare(request, order)
-        with self._removed_on_refusal([prepared]):
+        with self._removed_on(Exception, [prepared]):
             check_group(prepared.job.group)
             if need_worker and not self.served(prepared.job.lane):
                 raise Unavailable(f"no live worker serves {prepared.spec.model}", code="no_worker_for_model")
-            return self._write([prepared], idempotency)
+        return self._write([prepared], idempotency)
 
     def submit_many(
         self,
@@ -144,8 +141,7 @@ class Producer:
         rows = iter(requests)
         try:
             while batch := self._chunk(islice(rows, chunk), tenant, group, len(ids)):
-                with self._removed_on_refusal(batch):
-                    ids += self._write(batch, None).ids
+                ids += self._write(batch, None).ids
         except PixelkilnError as error:
             error.detail |= {"group": group, "accepted": len(ids)}
             raise
@@ -168,8 +164,7 @@ class Producer:
         group = group or keys.new_id("grp")
         check_group(group)
         batch = self._prepare_all(requests, tenant, group, at)
-        with self._removed_on_refusal(batch):
-            return self._write(batch, idempotency)
+        return self._write(batch, idempotency)
 
     def submit_pipeline(
         self,
@@ -186,9 +181,9 @@ class Producer:
         """
         order = Order(tenant=tenant, group=keys.new_id("grp"), at=at)
         batch: list[Prepared] = []
-        with self._removed_on_refusal(batch):
+        with self._removed_on(Exception, batch):
             prepare_steps(self._intake, steps, order, into=batch)
-            return self._write(batch, idempotency)
+        return self._write(batch, idempotency)
 
     def upload(self, data: bytes, *, tenant: str = "default") -> tuple[str, str, CheckedPicture]:
         """Check and store a picture for later jobs; returns its id, its SHA-256 and the picture.
@@ -207,7 +202,7 @@ class Producer:
             NotFound: no such job, or somebody else's.
         """
         missing = NotFound("no such job")  # said alike whether it never was, has gone or is somebody else's
-        if not _JOB_ID.fullmatch(job_id):
+        if not is_id(job_id, "job"):
             raise missing
         try:
             record = self.ledger.get(job_id)
@@ -228,7 +223,7 @@ class Producer:
         after: int | None = None,
     ) -> Page:
         """List a tenant's jobs, newest first."""
-        if group is not None and not _GROUP_ID.fullmatch(group):
+        if group is not None and not is_id(group, "grp"):
             return Page(records=(), after=None)
         return self.ledger.jobs(tenant, status=status, kind=kind, group=group, limit=limit, after=after)
 
@@ -261,10 +256,12 @@ class Producer:
             NotFound: no such job.
             AlreadyTerminal: it has not ended (`not_terminal`).
         """
-        self.get(job_id, tenant)
-        self.ledger.delete(job_id)
+        if not self.get(job_id, tenant).status.terminal:
+            raise AlreadyTerminal("the job has not ended; cancel it first", code="not_terminal")
+        # The record goes last: a deletion that the store interrupts can then be asked for again.
         for stored in self.storage.list(keys.job_prefix(tenant, job_id)):
             self.storage.delete(stored.key)
+        self.ledger.delete(job_id)
 
     def group(self, group_id: str, tenant: str = "default") -> Group:
         """Return a group's counters.
@@ -273,7 +270,7 @@ class Producer:
             NotFound: no such group, or somebody else's.
         """
         missing = NotFound("no such group")
-        if not _GROUP_ID.fullmatch(group_id):
+        if not is_id(group_id, "grp"):
             raise missing
         try:
             group = self.ledger.group(group_id)
@@ -309,7 +306,7 @@ class Producer:
 
     def _chunk(self, rows: Iterable[Request], tenant: str, group: str, first: int) -> list[Prepared]:
         batch: list[Prepared] = []
-        with self._removed_on_refusal(batch):
+        with self._removed_on(Exception, batch):
             for number, row in enumerate(rows, first):
                 batch.append(self._intake.prepare(row, Order(tenant=tenant, group=group, at=f"/{number}")))
         return batch
@@ -317,34 +314,40 @@ class Producer:
     def _prepare_all(self, requests: Sequence[Request], tenant: str, group: str, at: str) -> list[Prepared]:
         batch: list[Prepared] = []
         found: list[dict[str, Any]] = []
-        for index, request in enumerate(requests):
-            try:
-                batch.append(
-                    self._intake.prepare(request, Order(tenant=tenant, group=group, at=f"{at}/{index}"))
-                )
-            except (InvalidRequest, NotFound) as error:
-                found += error.detail.get("errors") or [
-                    fault(error.code, error.pointer or f"{at}/{index}", error.message, **error.detail)
-                ]
-            if len(found) >= MAX_ERRORS:
-                break
-        if found:
-            self._remove(batch)
-            raise invalid(found)
+        with self._removed_on(Exception, batch):
+            for index, request in enumerate(requests):
+                here = f"{at}/{index}"
+                try:
+                    batch.append(self._intake.prepare(request, Order(tenant=tenant, group=group, at=here)))
+                except (InvalidRequest, NotFound) as error:
+                    found += error.detail.get("errors") or [
+                        fault(error.code, error.pointer or here, error.message, **error.detail)
+                    ]
+                if len(found) >= MAX_ERRORS:
+                    break
+            if found:
+                raise invalid(found)
         return batch
 
     def _write(self, batch: Sequence[Prepared], idempotency: Idempotency | None) -> Accepted:
-        submitted = self.ledger.submit(
-            [prepared.job for prepared in batch],
-            idempotency=idempotency,
-            max_waiting=self.settings.max_queue,
-        )
+        with self._removed_on(_REFUSALS, batch):
+            submitted = self.ledger.submit(
+                [prepared.job for prepared in batch],
+                idempotency=idempotency,
+                max_waiting=self.settings.max_queue,
+            )
         if submitted.replayed:
             self._remove(batch)
-            first = self.ledger.get(submitted.ids[0]) if submitted.ids else None
-            return Accepted(ids=submitted.ids, group=first.group if first else None, replayed=True)
+            return Accepted(ids=submitted.ids, group=self._group_of(submitted.ids), replayed=True)
         self._ring({prepared.job.lane for prepared in batch})
         return Accepted(ids=submitted.ids, group=batch[0].job.group if batch else None)
+
+    def _group_of(self, ids: Sequence[str]) -> str | None:
+        """Return the group of jobs submitted together; some of them may have been deleted since."""
+        left = [record for record in self.ledger.get_many(ids) if record is not None]
+        if not left:
+            raise NotFound("what this key made before has been deleted")
+        return left[0].group
 
     def _ring(self, lanes: set[str]) -> None:
         try:
@@ -353,15 +356,18 @@ class Producer:
             _log.warning("bells not rung; the sweep will", lanes=sorted(lanes), reason=str(error))
 
     @contextlib.contextmanager
-    def _removed_on_refusal(self, batch: Sequence[Prepared]) -> Iterator[None]:
+    def _removed_on(
+        self, errors: type[Exception] | tuple[type[Exception], ...], batch: Sequence[Prepared]
+    ) -> Iterator[None]:
+        """Remove what was stored for the batch when one of these errors says that it was not written."""
         try:
             yield
-        except _REFUSALS:
+        except errors:
             self._remove(batch)
             raise
 
     def _remove(self, batch: Sequence[Prepared]) -> None:
-        """Remove what was stored for jobs that were not accepted; what cannot be removed is swept later."""
+        """Remove what was stored for jobs that were not accepted, as far as the store answers."""
         for prepared in batch:
             for key in prepared.stored:
                 with contextlib.suppress(StorageUnavailable):
@@ -374,5 +380,5 @@ def check_group(group: str | None) -> None:
     Raises:
         NotFound: not an id of a group.
     """
-    if group is not None and not _GROUP_ID.fullmatch(group):
+    if group is not None and not is_id(group, "grp"):
         raise NotFound("no such group", pointer="/group")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -83,6 +84,11 @@ def faults(error: ValidationError, raw: object, at: str) -> list[dict[str, Any]]
 def escape(part: object) -> str:
     """Return one reference token of a JSON pointer (RFC 6901), cut to a readable length."""
     return str(part)[:100].replace("~", "~0").replace("/", "~1")
+
+
+def is_id(text: str, prefix: str) -> bool:
+    """Whether a text from outside has the form of our ids (`keys.new_id`); nothing else becomes a key."""
+    return re.fullmatch(rf"{prefix}_[0-9a-hjkmnp-tv-z]{{26}}", text) is not None
 
 
 def _code(kind: str, pointer: str) -> str:

@@ -16,9 +16,10 @@ from pydantic_core import PydanticCustomError
 
 SPEC_VERSION = 1
 MAX_PROMPT_CHARACTERS = 4_000
-MAX_SEED = 2**53 - 1  # the largest integer that JavaScript clients carry exactly
 MAX_IMAGES_PER_JOB = 16
+MAX_SEED = 2**53 - 1 - MAX_IMAGES_PER_JOB  # JavaScript clients carry seed + i exactly, for every image
 MAX_REGION_MARKS = 256
+MAX_LABEL_CHARACTERS = 200
 
 
 class Kind(StrEnum):
@@ -160,7 +161,7 @@ class GenerateInput(Strict):
     seed: int | None = Field(
         default=None,
         description="Image i uses seed + i",
-        json_schema_extra={"minimum": 0, "maximum": MAX_SEED - MAX_IMAGES_PER_JOB},
+        json_schema_extra={"minimum": 0, "maximum": MAX_SEED},
     )
     width: int | None = Field(default=None, json_schema_extra=_SIDE)
     height: int | None = Field(default=None, json_schema_extra=_SIDE)
@@ -184,7 +185,7 @@ class GenerateInput(Strict):
     @field_validator("seed")
     @classmethod
     def _seed(cls, value: int | None) -> int | None:
-        if value is not None and not 0 <= value <= MAX_SEED - MAX_IMAGES_PER_JOB:
+        if value is not None and not 0 <= value <= MAX_SEED:
             raise PydanticCustomError("invalid_seed", "a seed is 0 to {limit}", {"limit": MAX_SEED})
         return value
 
@@ -225,7 +226,9 @@ class SegmentInput(Strict):
     """Picture to masks: the parts of the image, or the thing inside a box or under points."""
 
     image: ImageRef
-    labels: list[str] = Field(default_factory=list, max_length=64, description="Keep only these classes")
+    labels: list[Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARACTERS)]] = Field(
+        default_factory=list, max_length=64, description="Keep only these classes"
+    )
     points: list[Point] = Field(default_factory=list)
     boxes: list[Box] = Field(default_factory=list)
     regions: int | None = Field(

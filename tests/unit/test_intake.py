@@ -26,11 +26,14 @@ from pixelkiln_shared.errors import (
     PixelkilnError,
     QueueFull,
     RedisUnavailable,
+    StorageUnavailable,
+    Unavailable,
     UnknownModel,
 )
 from pixelkiln_shared.jobs import GenerateInput, JobRequest, JobSpec, Kind, SegmentInput, Status
 from pixelkiln_shared.ledger.contract import Idempotency, LaneOffer, Record
 from pixelkiln_shared.settings import Settings
+from pixelkiln_shared.storage.contract import StoredObject
 from pixelkiln_shared.testing.bells import MemoryBells
 from pixelkiln_shared.testing.ledger import MemoryLedger
 from pixelkiln_shared.testing.storage import MemoryStorage
@@ -220,6 +223,69 @@ def test_a_full_queue_keeps_no_picture(house: House) -> None:
     with pytest.raises(QueueFull):
         house.segment(inline())
     assert house.stored() == []
+
+
+def test_a_job_refused_for_want_of_a_worker_keeps_no_picture(house: House) -> None:
+    producer = Producer(
+        Settings(),
+        ledger=house.ledger,
+        storage=house.storage,
+        bells=house.bells,
+        catalogue=Catalogue.load(),
+        served_lanes=frozenset,
+    )
+    with pytest.raises(Unavailable, match="no live worker"):
+        producer.accept({"kind": "segment", "input": {"image": inline()}}, need_worker=True)
+    assert house.stored() == []
+
+
+@pytest.mark.parametrize("way", ["submit_many", "submit_group", "submit_pipeline"])
+def test_jobs_before_an_outage_in_the_middle_keep_no_picture(
+    house: House, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    rows = [{"id": f"s{n}", "kind": "segment", "input": {"image": inline()}} for n in range(3)]
+    if way != "submit_pipeline":
+        rows = [{name: value for name, value in row.items() if name != "id"} for row in rows]
+    put = house.storage.put
+
+    def break_down(key: str, data: bytes, *, media_type: str) -> StoredObject:
+        if len(house.stored()) == 2:
+            raise StorageUnavailable("away for a moment")
+        return put(key, data, media_type=media_type)
+
+    monkeypatch.setattr(house.storage, "put", break_down)
+    with pytest.raises(StorageUnavailable):
+        getattr(house.producer, way)(rows)
+    assert house.stored() == []
+
+
+def test_a_deletion_that_the_store_interrupts_can_be_asked_for_again(house: House) -> None:
+    job_id = house.segment(inline()).id
+    house.producer.cancel(job_id)
+    house.storage.outage = True
+    with pytest.raises(StorageUnavailable):
+        house.producer.delete(job_id)
+    house.storage.outage = False
+    house.producer.delete(job_id)
+    assert house.stored() == []
+    with pytest.raises(NotFound):
+        house.producer.get(job_id)
+
+
+def test_marks_that_show_no_object_are_refused_at_the_door(house: House) -> None:
+    away = [{"x": 3.0, "y": 3.0, "positive": False}]
+    for model in (None, "classical-grabcut"):
+        with pytest.raises(InvalidInput, match="at least one box or point") as caught:
+            house.segment(inline(), model, points=away)
+        assert caught.value.code == "invalid_region"
+    assert house.stored() == []
+
+
+def test_a_label_to_keep_is_a_short_text(house: House) -> None:
+    for label in ("", "x" * 201):
+        with pytest.raises(InvalidInput) as caught:
+            house.segment(inline(), labels=[label])
+        assert caught.value.pointer == "/input/labels/0"
 
 
 def test_inputs_stay_when_nobody_knows_whether_the_job_was_written(
