@@ -68,7 +68,7 @@ class ModelEntry(BaseModel):
 
 
 class Catalogue:
-    """An immutable table of models, in the order of the file."""
+    """An immutable table of models; the operator's come before the embedded ones, so their defaults count."""
 
     def __init__(self, entries: Mapping[str, ModelEntry]) -> None:
         self._entries = dict(entries)
@@ -91,7 +91,10 @@ class Catalogue:
                 text = extra.read_text("utf-8")
             except OSError as error:
                 raise Misconfigured(f"PIXELKILN_CATALOGUE: cannot read {extra}: {error.strerror}") from error
-            entries |= _parse(text, str(extra))
+            except UnicodeDecodeError as error:
+                raise Misconfigured(f"PIXELKILN_CATALOGUE: {extra} is not UTF-8") from error
+            own = _parse(text, str(extra))
+            entries = own | {name: entry for name, entry in entries.items() if name not in own}
         return cls({name: entry for name, entry in entries.items() if stub or not entry.test_only})
 
     def __iter__(self) -> Iterator[ModelEntry]:
@@ -123,11 +126,10 @@ class Catalogue:
         Raises:
             UnknownModel: the catalogue has no default for this kind.
         """
-        candidates = [e for e in self if kind in e.default_for]
-        fitting = [e for e in candidates if e.needs_marks == marks and e.world in ("", world)]
-        fitting.sort(key=lambda e: e.world != world)
-        if kind is Kind.GENERATE:
-            fitting = candidates
+        fitting = [e for e in self if kind in e.default_for]
+        if kind is Kind.SEGMENT:
+            fitting = [e for e in fitting if e.needs_marks == marks and e.world in ("", world)]
+            fitting.sort(key=lambda e: e.world != world)
         if not fitting:
             raise UnknownModel(f"name a model: the catalogue has no default for {kind}", pointer="/model")
         return fitting[0]
@@ -143,8 +145,11 @@ def _parse(text: str, where: str) -> dict[str, ModelEntry]:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise Misconfigured(f"{where}: {error}") from error
+    models = table.get("models", {})
+    if not isinstance(models, dict):
+        raise Misconfigured(f"{where}: models is not a table")
     entries = {}
-    for name, fields in table.get("models", {}).items():
+    for name, fields in models.items():
         try:
             entries[name] = ModelEntry(id=name, **fields)
         except (ValidationError, TypeError) as error:
