@@ -204,9 +204,9 @@ def test_labels_keep_only_what_is_wanted() -> None:
     assert [warning["code"] for warning in outcome.warnings] == ["unknown_label"]
 
 
-def test_marks_for_a_method_without_marks_give_a_warning() -> None:
-    outcome = run("felzenszwalb", photo_like()[0], boxes=[RED_BOX], labels=["cat"])
-    assert {warning["code"] for warning in outcome.warnings} == {"marks_ignored", "labels_ignored"}
+def test_labels_for_a_method_without_classes_give_a_warning() -> None:
+    outcome = run("felzenszwalb", photo_like()[0], labels=["cat"])
+    assert [warning["code"] for warning in outcome.warnings] == ["labels_ignored"]
 
 
 def test_a_large_picture_is_cut_at_its_own_size() -> None:

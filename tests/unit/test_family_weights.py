@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_shared.jobs import Kind
+from pixelkiln_shared.settings import settings
 from pixelkiln_worker import weights
 
 WEIGHT_FILE = "unet/model.safetensors"
@@ -174,3 +175,20 @@ def test_header_lists_tensors_without_reading_them(folder: Path) -> None:
     tensors = weights.header(folder / WEIGHT_FILE)
     assert {name: tensor["shape"] for name, tensor in tensors.items()} == {"a": [10, 10], "places": [5]}
     assert json.dumps(tensors)
+
+
+def test_an_unreachable_store_is_not_told_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "PIXELKILN_S3_ENDPOINT_URL": "http://127.0.0.1:9",  # the discard port: nobody listens
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    entry = ModelEntry(id="far", family="diffusion", kinds=(Kind.GENERATE,), title="", source="s3://bucket/m")
+    try:
+        with pytest.raises(ModelUnavailable, match="EndpointConnectionError") as caught:
+            weights.resolve(entry)
+    finally:
+        settings.cache_clear()
+    assert "127.0.0.1" not in caught.value.message

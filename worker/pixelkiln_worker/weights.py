@@ -144,6 +144,13 @@ def loading(entry: ModelEntry) -> Iterator[None]:
         raise _unavailable(entry, str(error)) from error
 
 
+def not_finite() -> ModelUnavailable:
+    """Return the error of a model whose results hold NaN or infinities."""
+    return ModelUnavailable(
+        "the model gives numbers that are not finite: damaged weights, or too small a dtype"
+    )
+
+
 # ------------------------------------------------------------------------------------------------ sources
 
 
@@ -193,13 +200,19 @@ def _from_hub(entry: ModelEntry, repo: str, revision: str) -> Path:
 
 def _from_bucket(entry: ModelEntry) -> Path:
     """Fetch the objects under an `s3://bucket/prefix` once; a changed listing is another folder."""
+    from botocore.exceptions import BotoCoreError
+
     from pixelkiln_shared.storage.s3 import s3_client
 
     url, config = urlsplit(entry.source), settings()
-    prefix = url.path.strip("/") + "/"
+    folder = url.path.strip("/")
+    prefix = f"{folder}/" if folder else ""
     try:
         client = s3_client(
-            endpoint_url=config.s3_endpoint_url, region=config.s3_region, checksums=config.s3_checksums
+            endpoint_url=config.s3_endpoint_url,
+            region=config.s3_region,
+            checksums=config.s3_checksums,
+            tries=4,  # a store that is busy for a moment must not fail the jobs that wait for the model
         )
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=url.netloc, Prefix=prefix)
         listing = {
@@ -217,6 +230,8 @@ def _from_bucket(entry: ModelEntry) -> Path:
                 {name: item["Size"] for name, item in wanted.items()},
                 _getter(client, url.netloc, prefix),
             )
+    except BotoCoreError as error:  # its text names the server's address, which is nobody's business
+        raise _unavailable(entry, f"{entry.source}: {type(error).__name__}") from error
     except Exception as error:
         raise _unavailable(entry, f"{entry.source}: {type(error).__name__}: {error}") from error
     if not wanted:

@@ -62,6 +62,7 @@ def s3_client(
     access_key: str | None = None,
     secret_key: str | None = None,
     timeout_s: float = 15.0,
+    tries: int = 1,
 ) -> S3Client:
     """Return a boto3 client, set up for `S3Storage`; it may be shared between threads.
 
@@ -73,6 +74,7 @@ def s3_client(
         access_key: with `secret_key`, instead of boto3's credential chain.
         secret_key: see `access_key`.
         timeout_s: for connecting, and for each wait for bytes.
+        tries: of each call by boto3 itself; `S3Storage` has its own.
     """
     checksum_mode = checksums or ("when_required" if endpoint_url else "when_supported")
     config = Config(
@@ -80,7 +82,7 @@ def s3_client(
         signature_version="s3v4",
         connect_timeout=min(timeout_s, 5.0),
         read_timeout=timeout_s,
-        retries={"total_max_attempts": 1},
+        retries={"total_max_attempts": tries, "mode": "standard"},
         max_pool_connections=32,
         tcp_keepalive=True,
         s3={"addressing_style": "path" if endpoint_url else "auto"},

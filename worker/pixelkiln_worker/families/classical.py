@@ -63,12 +63,11 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Method:
-    """One algorithm: what it does to a picture, what its result is made of, and whether it reads marks."""
+    """One algorithm: what it does to a picture, what its result is made of, and which labels it can give."""
 
     run: Callable[[Pixels, Wish], Segmentation]
     makes: str
     known: tuple[str, ...] = ()
-    marks: bool = False
     max_regions: int = 255
 
 
@@ -162,7 +161,7 @@ METHODS: dict[str, Method] = {
     "watershed": Method(run=_regions_by(regions.watershed), makes="regions"),
     "kmeans": Method(run=_by_colour, makes="colours", known=colours.NAMES, max_regions=_MAX_COLOURS),
     "otsu": Method(run=_by_tone, makes="tones", known=_TONES[4] + _TONES[3][1:2], max_regions=max(_TONES)),
-    "grabcut": Method(run=_by_marks, makes="object", known=("object",), marks=True),
+    "grabcut": Method(run=_by_marks, makes="object", known=("object",)),
 }
 
 # ------------------------------------------------------------------------------------------------ the family
@@ -201,7 +200,7 @@ class Classical:
         wish = Wish.of(task.spec.input)
         found = self._method.run(task.image, wish)
         labels = task.spec.input.get("labels") or []
-        warnings = _asides(self._name, self._method, wish)
+        warnings = _limited(self._name, self._method, wish)
         if labels and self._method.known:
             found, unknown = keep(found, labels, self._method.known)
             warnings += unknown
@@ -231,15 +230,10 @@ def load(entry: ModelEntry, device: Device) -> Classical:
     return Classical(entry)
 
 
-def _asides(name: str, method: Method, wish: Wish) -> Warnings:
-    warnings = []
-    if (wish.boxes or wish.points) and not method.marks:
-        warnings.append(
-            _warning("marks_ignored", f"{name} does not use boxes and points; classical-grabcut does")
-        )
-    if wish.regions is not None and wish.regions > method.max_regions:
-        warnings.append(_warning("regions_limited", f"{name} makes at most {method.max_regions} segments"))
-    return tuple(warnings)
+def _limited(name: str, method: Method, wish: Wish) -> Warnings:
+    if wish.regions is None or wish.regions <= method.max_regions:
+        return ()
+    return (_warning("regions_limited", f"{name} makes at most {method.max_regions} segments"),)
 
 
 def _warning(code: str, message: str) -> dict[str, str]:

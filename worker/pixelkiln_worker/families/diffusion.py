@@ -69,7 +69,7 @@ class Diffusion:
                 else:
                     broken.add(row.task)
         return [
-            self._outcome(task, tuple(made[index])) if index not in broken else _not_finite()
+            self._outcome(task, tuple(made[index])) if index not in broken else weights.not_finite()
             for index, task in enumerate(batch)
         ]
 
@@ -83,7 +83,7 @@ class Diffusion:
         shape = {"width": side, "height": side, "guidance": 3.0} | dict(entry.defaults) | {"steps": 1}
         row = _Row(task=0, prompt="a", negative_prompt="", seed=0)
         if not np.isfinite(self._pass([row], shape, _Progress(_Nobody(), 0, 1))).all():
-            raise _not_finite()
+            raise weights.not_finite()
 
     def close(self) -> None:
         """Drop the pipeline and hand its memory back."""
@@ -208,8 +208,9 @@ def load(entry: ModelEntry, device: Device) -> Diffusion:
             module.eval().requires_grad_(False)
         pipe.to(device.name)
         pipe.set_progress_bar_config(disable=True)
-        if device.kind == "cuda" and hasattr(pipe.vae, "enable_slicing"):
-            pipe.vae.enable_slicing()  # decodes one picture at a time: the peak of a batch is in the VAE
+        vae: Any = getattr(pipe, "vae", None)  # pipelines that work on pixels have none
+        if device.kind == "cuda" and hasattr(vae, "enable_slicing"):
+            vae.enable_slicing()  # decodes one picture at a time: the peak of a batch is in the VAE
         identity = found.identity | {
             "pipeline": type(pipe).__name__,
             "scheduler": type(pipe.scheduler).__name__,
@@ -296,9 +297,3 @@ def _device_title(device: Device) -> str:
 
 def _to_uint8(picture: NDArray[np.floating]) -> Pixels:
     return np.asarray((picture * 255).round().clip(0, 255), np.uint8)
-
-
-def _not_finite() -> ModelUnavailable:
-    return ModelUnavailable(
-        "the model gives numbers that are not finite: damaged weights, or too small a dtype"
-    )

@@ -104,7 +104,7 @@ class SemanticSegmenter:
             ModelUnavailable: the network's numbers are not finite.
         """
         if not all(torch.isfinite(row).all() for row in self._logits([np.full((64, 64, 3), 128, np.uint8)])):
-            raise _not_finite()
+            raise weights.not_finite()
 
     def _pass(self, tasks: Sequence[Task]) -> list[Outcome | Exception]:
         outcomes: dict[int, Outcome | Exception] = {}
@@ -129,12 +129,9 @@ class SemanticSegmenter:
 
     def _outcome(self, task: Task, image: Pixels, logits: torch.Tensor) -> Outcome | Exception:
         if not torch.isfinite(logits).all():
-            return _not_finite()
+            return weights.not_finite()
         found = self._segmentation(image, logits)
         found, warnings = keep(found, task.spec.input.get("labels") or (), self._labels())
-        if task.spec.input.get("points") or task.spec.input.get("boxes"):
-            message = "the model does not use boxes and points; classical-grabcut does"
-            warnings += ({"code": "marks_ignored", "message": message},)
         if not found.segments:
             warnings += ({"code": "nothing_found", "message": "no part of the picture was found"},)
         detail: dict[str, Any] = {"labels": sorted({segment.label for segment in found.segments})}
@@ -229,9 +226,3 @@ def load(entry: ModelEntry, device: Device) -> SemanticSegmenter:
         model = SemanticSegmenter(entry, device, net, processor, identity)
         model.warm_up()
     return model
-
-
-def _not_finite() -> ModelUnavailable:
-    return ModelUnavailable(
-        "the model gives numbers that are not finite: damaged weights, or too small a dtype"
-    )
