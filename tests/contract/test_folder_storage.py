@@ -284,3 +284,22 @@ def test_a_relative_folder_is_below_the_working_directory(
 def test_any_other_url_is_misconfigured(url: str) -> None:
     with pytest.raises(Misconfigured, match="PIXELKILN_STORAGE_URL"):
         open_storage(Settings(storage_url=url))
+
+
+def test_a_folder_swept_at_the_worst_moment_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, swept = FolderStorage(tmp_path, secret=b"s"), []
+    open_file = os.open
+
+    def sweep_first(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if Path(path) == tmp_path / "a" and not swept:
+            swept.append(path)
+            shutil.rmtree(path)
+        return open_file(path, flags, *more, **named)
+
+    storage.put("a/one", b"1", media_type="text/plain")
+    monkeypatch.setattr(os, "open", sweep_first)
+    storage.delete("a/one")
+    assert swept
+    assert list(storage.list("")) == []

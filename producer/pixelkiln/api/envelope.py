@@ -8,7 +8,7 @@ import time
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pixelkiln.api.errors import problem
@@ -16,6 +16,8 @@ from pixelkiln_shared.errors import PixelkilnError
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+CLIENT_CLOSED = 499  # as nginx logs a client that left in the middle of its request
+
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -58,6 +60,8 @@ class Envelope:
         with structlog.contextvars.bound_contextvars(request_id=identity):
             try:
                 await self._app(scope, receive, sealed)
+            except ClientDisconnect:
+                status = status or CLIENT_CLOSED  # nobody is there to be answered
             except Exception as error:
                 if status:
                     raise  # too late for another answer

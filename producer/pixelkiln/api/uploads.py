@@ -53,22 +53,10 @@ async def _only_file(request: Request) -> bytes:
     if media_type != "multipart/form-data":
         raise UnsupportedMediaType("send the picture as multipart/form-data")
     try:
-        form = await request.form(max_files=1, max_fields=MAX_FIELDS)
+        async with request.form(max_files=1, max_fields=MAX_FIELDS) as form:
+            files = [value for value in form.values() if isinstance(value, UploadFile)]
+            if len(files) != 1:
+                raise InvalidMultipart("the form holds no file; its part needs a name and a file name")
+            return await files[0].read()
     except (HTTPException, MultiPartException, ValueError, KeyError) as error:
         raise InvalidMultipart("the form cannot be read, or holds more than one file") from error
-    async with _closing(form.multi_items()) as files:
-        if len(files) != 1:
-            raise InvalidMultipart("the form holds no file; its part needs a name and a file name")
-        return await files[0].read()
-
-
-class _closing:  # noqa: N801 - reads as the verb it is, like contextlib.closing
-    def __init__(self, items: list[tuple[str, UploadFile | str]]) -> None:
-        self._files = [value for _, value in items if isinstance(value, UploadFile)]
-
-    async def __aenter__(self) -> list[UploadFile]:
-        return self._files
-
-    async def __aexit__(self, *_: object) -> None:
-        for file in self._files:
-            await file.close()

@@ -50,7 +50,8 @@ class FolderStorage:
         self._secret = secret
 
     def put(self, key: str, data: bytes | Path, *, media_type: str) -> StoredObject:
-        """Store bytes or a copy of a file; on disk (fsync) when it returns.
+        """Store bytes or a copy of a file. The bytes are on disk (fsync) when it returns; the name of a new
+        file survives a crash of this process at once, and a power cut as soon as the file system commits it.
 
         Raises:
             StorageUnavailable: the disk is full or refuses.
@@ -190,7 +191,10 @@ def _locked(folder: Path) -> Iterator[None]:
     """Let one writer at a time into a folder, across processes; made again when a delete swept it."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # a delete swept it in between
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if not _same_folder(descriptor, folder):
