@@ -11,40 +11,10 @@ MAX_NAMED = 8  # a warning that lists more words than this is not read
 
 _WORD = re.compile(r"[^\W\d_]+")
 _GRAMMAR = frozenset(
-    {
-        "a",
-        "above",
-        "an",
-        "and",
-        "are",
-        "at",
-        "by",
-        "from",
-        "image",
-        "in",
-        "inside",
-        "into",
-        "is",
-        "it",
-        "its",
-        "of",
-    }
-    | {
-        "on",
-        "onto",
-        "or",
-        "over",
-        "painting",
-        "photo",
-        "picture",
-        "side",
-        "some",
-        "the",
-        "there",
-        "to",
-        "under",
-    }
-    | {"upon", "with"}
+    _WORD.findall(
+        "a above an and are at by from image in inside into is it its of on onto or over painting "
+        "photo picture side some the there to under upon with"
+    )
 )
 
 

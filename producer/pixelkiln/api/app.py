@@ -27,7 +27,7 @@ from pixelkiln.api.envelope import Envelope
 from pixelkiln.api.errors import of_http, of_parameters, problem
 from pixelkiln.api.events import Watcher
 from pixelkiln.api.probe import Probe
-from pixelkiln.api.services import Muster, Services
+from pixelkiln.api.services import FleetCache, Services
 from pixelkiln.gallery import pages
 from pixelkiln.gallery.thumbnails import Thumbnails
 from pixelkiln.leftovers import sweep_uploads
@@ -83,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _services(settings: Settings) -> Services:
     secret = settings.secret.get_secret_value().encode() or secrets.token_bytes(32)
     client = redis_client(settings)
-    muster = Muster(Fleet(client))
+    fleet = FleetCache(Fleet(client))
     ledger = RedisLedger(client, retention_s=settings.retention_s)
     storage = open_storage(settings, secret=secret)
     producer = Producer(
@@ -92,12 +92,12 @@ def _services(settings: Settings) -> Services:
         storage=storage,
         bells=CeleryBells(make_app(settings), client),
         catalogue=Catalogue.load(settings.catalogue, stub=settings.stub),
-        served_lanes=muster.served_lanes,
+        served_lanes=fleet.served_lanes,
     )
     return Services(
         settings=settings,
         producer=producer,
-        muster=muster,
+        fleet=fleet,
         gate=Gate(settings, secret),
         watcher=Watcher(settings, ledger),
         thumbnails=Thumbnails(storage),

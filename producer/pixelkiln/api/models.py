@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from fastapi import APIRouter
 
 from pixelkiln.api.auth import CurrentCaller
@@ -33,9 +31,7 @@ def model(model_id: str, parts: Parts, caller: CurrentCaller) -> ModelResource:
 
 def describe(entry: ModelEntry, parts: Services) -> ModelResource:
     """Return a catalogue entry as users see it."""
-    serving = Counter(
-        name for info in parts.muster.workers() if info.state == "ready" for name in set(info.models)
-    )
+    ready = sum(info.state == "ready" and entry.id in info.models for info in parts.fleet.workers())
     return ModelResource(
         id=entry.id,
         title=entry.title,
@@ -49,5 +45,5 @@ def describe(entry: ModelEntry, parts: Services) -> ModelResource:
         classes=list(entry.classes),
         vocabulary=list(entry.vocabulary),
         example_prompts=list(entry.example_prompts),
-        ready_workers=serving[entry.id],
+        ready_workers=ready,
     )

@@ -20,7 +20,7 @@ from pixelkiln_shared.settings import Settings
 FLEET_S = 1.0  # how old the list of workers may be: it is asked for with every job
 
 
-class Muster:
+class FleetCache:
     """The fleet, read at most once a second."""
 
     def __init__(self, fleet: Fleet) -> None:
@@ -46,7 +46,7 @@ class Services:
 
     settings: Settings
     producer: Producer
-    muster: Muster
+    fleet: FleetCache
     gate: Gate
     watcher: Watcher
     probe: Probe

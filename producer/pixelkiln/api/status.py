@@ -36,7 +36,7 @@ def healthz() -> dict[str, str]:
     },
 )
 def readyz(parts: Parts) -> JSONResponse:
-    """Say whether jobs can be accepted: Redis and the storage answer. Workers are told, but not required."""
+    """Say whether jobs can be accepted: Redis and the storage answer. Workers are not required: jobs wait."""
     state = parts.probe.state()
     return JSONResponse(state, status_code=200 if state["ready"] else 503)
 
@@ -57,7 +57,7 @@ def workers(parts: Parts, caller: CurrentCaller) -> WorkerList:
                 started_at=info.started_at,
                 jobs_done=info.jobs_done,
             )
-            for info in parts.muster.workers()
+            for info in parts.fleet.workers()
         ]
     )
 
@@ -65,7 +65,7 @@ def workers(parts: Parts, caller: CurrentCaller) -> WorkerList:
 @router.get("/v1/stats", response_model=StatsResource, responses=problems())
 def stats(parts: Parts, caller: CurrentCaller) -> StatsResource:
     """Return the queues as they are, and how many jobs are in each state."""
-    served = parts.muster.served_lanes()
+    served = parts.fleet.served_lanes()
     counts = parts.producer.ledger.counts(caller.tenant)
     return StatsResource(
         lanes=[
@@ -79,7 +79,7 @@ def stats(parts: Parts, caller: CurrentCaller) -> StatsResource:
             for lane in parts.producer.ledger.lanes()
         ],
         counts={status: counts.get(status, 0) for status in Status},
-        workers=len(parts.muster.workers()),
+        workers=len(parts.fleet.workers()),
     )
 
 
@@ -121,7 +121,7 @@ class _Gauges(Collector):
             jobs.add_metric([status], counts.get(status, 0))
         yield jobs
         fleet = GaugeMetricFamily("pixelkiln_workers", "Live worker processes", labels=["state"])
-        states = Counter(info.state for info in self._parts.muster.workers())
+        states = Counter(info.state for info in self._parts.fleet.workers())
         for state in ("starting", "ready", "draining"):
             fleet.add_metric([state], states[state])
         yield fleet

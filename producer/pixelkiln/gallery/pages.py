@@ -234,7 +234,7 @@ def _listing(
 
 
 def _frame(parts: Parts) -> dict[str, Any]:
-    workers = parts.muster.workers()
+    workers = parts.fleet.workers()
     return {"workers": sum(info.state == "ready" for info in workers), "closed": parts.gate.closed}
 
 
