@@ -46,7 +46,7 @@ async def submit(
         wanted.jobs,
         tenant=caller.tenant,
         group=wanted.group,
-        idempotency=idempotency(idempotency_key, request, body, caller),
+        idempotency=await run_in_threadpool(idempotency, idempotency_key, request, body, caller),
         at="/jobs",
     )
     made = BulkResource(group=accepted.group or "", ids=list(accepted.ids))
@@ -88,7 +88,7 @@ async def pipeline(
         parts.producer.submit_pipeline,
         wanted.steps,
         tenant=caller.tenant,
-        idempotency=idempotency(idempotency_key, request, body, caller),
+        idempotency=await run_in_threadpool(idempotency, idempotency_key, request, body, caller),
         at="/steps",
     )
     views = Views.of(request, parts)

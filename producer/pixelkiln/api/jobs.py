@@ -45,6 +45,8 @@ Prefer = Annotated[
 def idempotency(key: str | None, request: Request, body: Any, caller: Caller) -> Idempotency | None:
     """Return the idempotency of a POST (IETF draft 07: scope, key, fingerprint), quoted or bare.
 
+    Takes a while for a body of megabytes: not for the event loop.
+
     Raises:
         InvalidIdempotencyKey: empty, too long or not printable ASCII.
     """
@@ -97,7 +99,7 @@ async def submit(
         parts.producer.accept,
         body,
         tenant=caller.tenant,
-        idempotency=idempotency(idempotency_key, request, body, caller),
+        idempotency=await run_in_threadpool(idempotency, idempotency_key, request, body, caller),
         need_worker=wait_s is not None,
     )
     job_id = accepted.ids[0]
