@@ -1,4 +1,7 @@
-"""A real Redis for tests that want one: started once a session on a free port, flushed for each test."""
+"""A real Redis for tests that want one: started once a session on a free port, flushed for each test.
+
+What the code under test logs goes to the standard library's logging, where pytest shows it beside a failure.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,13 @@ from pathlib import Path
 
 import pytest
 import redis
+import structlog
 
 from tests.ledger_worlds import World, memory_world, redis_world
+
+structlog.configure(
+    logger_factory=structlog.stdlib.LoggerFactory(), wrapper_class=structlog.stdlib.BoundLogger
+)
 
 
 def redis_binary() -> str:

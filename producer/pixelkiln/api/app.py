@@ -36,7 +36,7 @@ from pixelkiln_shared.bells import CeleryBells, make_app
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.errors import PixelkilnError
 from pixelkiln_shared.fleet import Fleet
-from pixelkiln_shared.ledger import RedisLedger, redis_client
+from pixelkiln_shared.ledger import open_ledger, redis_client
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.storage import open_storage
 
@@ -84,7 +84,7 @@ def _services(settings: Settings) -> Services:
     secret = settings.secret.get_secret_value().encode() or secrets.token_bytes(32)
     client = redis_client(settings)
     fleet = FleetCache(Fleet(client))
-    ledger = RedisLedger(client, retention_s=settings.retention_s)
+    ledger = open_ledger(settings, client=client)
     storage = open_storage(settings, secret=secret)
     producer = Producer(
         settings,
