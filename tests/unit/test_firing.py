@@ -113,6 +113,7 @@ def house() -> Iterator[House]:
             held=Held(ledger),
             telemetry=Telemetry(),
             hands=hands,
+            encoding=threading.Semaphore(2),
             decode=pictures.decode,
             ring_soon=lambda: rung.append(1),
             hush_soon=lambda: None,
@@ -181,16 +182,22 @@ def test_more_jobs_than_a_batch_holds_stay_waiting(house: House) -> None:
 
 
 def test_a_batch_that_waits_for_the_device_is_filled_up(house: House) -> None:
-    with house.shop.turns.running("a batch of known length"):
-        pass
+    taken, done = threading.Event(), threading.Event()
+
+    def occupy() -> None:
+        with house.shop.turns.device_slot(), house.shop.turns.running("an earlier batch"):
+            house.shop.turns.progress(1, 1)  # it is about to end: the next firing claims now
+            taken.set()
+            done.wait(10)
+
+    earlier = in_background(lambda: house.shop.thread.run(occupy))
+    taken.wait(5)
     [first] = house.submit(stub_spec("first"))
-    with house.shop.turns.device_slot():
-        with house.shop.turns.running("a batch of known length"):
-            pass
-        house.shop.turns.progress(1, 1)  # it is about to end: the next firing claims now
-        firing = in_background(lambda: fire(house.shop))
-        wait_for(lambda: house.ledger.get(first).status is Status.RUNNING or None, 5, "it was not claimed")
-        house.submit(stub_spec("second"))
+    firing = in_background(lambda: fire(house.shop))
+    wait_for(lambda: house.ledger.get(first).status is Status.RUNNING or None, 5, "it was not claimed")
+    house.submit(stub_spec("second"))
+    done.set()
+    earlier.join(10)
     firing.join(10)
     assert house.brush.batches == [["first", "second"]]
 

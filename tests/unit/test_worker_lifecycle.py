@@ -85,6 +85,7 @@ def house(redis_url: str) -> Iterator[House]:
             held=Held(ledger),
             telemetry=Telemetry(),
             hands=hands,
+            encoding=threading.Semaphore(2),
             decode=pictures.decode,
             ring_soon=lambda: None,
             hush_soon=lambda: None,

@@ -81,6 +81,7 @@ class Process:
             held=Held(ledger),
             telemetry=Telemetry(),
             hands=ThreadPoolExecutor(HANDS, thread_name_prefix="hands"),
+            encoding=threading.Semaphore(os.cpu_count() or 1),
             decode=pictures.decode,
             ring_soon=ringer.nudge,
             hush_soon=ringer.hush,

@@ -24,13 +24,12 @@ from pixelkiln_shared.storage.contract import Storage
 from pixelkiln_worker import delivery, inputs
 from pixelkiln_worker.compute import Compute, Work
 from pixelkiln_worker.device import Device, DeviceThread
-from pixelkiln_worker.encode import EncodedFile
 from pixelkiln_worker.families.contract import Task
 from pixelkiln_worker.held import Gone, Held, HeldJob
 from pixelkiln_worker.patience import Unwanted, insist
 from pixelkiln_worker.residency import Residency
 from pixelkiln_worker.telemetry import Telemetry
-from pixelkiln_worker.turns import Turns
+from pixelkiln_worker.turns import NextSlot, Turns
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +44,7 @@ class Workshop:
     Attributes:
         lanes: what this worker serves, by lane.
         hands: threads for transfers, so that a batch's pictures travel side by side.
+        encoding: how many of them may encode at once: as many as there are processors.
         ring_soon: asks for the bells to be topped up, from another thread.
         hush_soon: the same, and for surplus bells to be taken away first.
     """
@@ -62,6 +62,7 @@ class Workshop:
     held: Held
     telemetry: Telemetry
     hands: Executor
+    encoding: threading.Semaphore
     decode: inputs.Decode
     ring_soon: Callable[[], None]
     hush_soon: Callable[[], None]
@@ -99,10 +100,7 @@ def fire(shop: Workshop) -> str:
         try:
             _fetch(shop, batch, batch.jobs)
             shop.turns.prepared(time.monotonic() - batch.claimed_at)
-            with shop.turns.device_slot():
-                slot.release()
-                _top_up(shop, batch)
-                _run(shop, batch)
+            shop.thread.run(lambda: _take_the_device(shop, batch, slot))
             _deliver(shop, batch)
         finally:
             _leave_nothing_behind(shop, batch)
@@ -189,8 +187,15 @@ def _fetch_one(shop: Workshop, job: HeldJob) -> Work | None:
 # ------------------------------------------------------------------------------------------------------ run
 
 
+def _take_the_device(shop: Workshop, batch: Batch, slot: NextSlot) -> None:
+    """Top up and run, all on the device thread: it goes from batch to batch without waking another."""
+    with shop.turns.device_slot():
+        slot.release()
+        _top_up(shop, batch)
+        _run(shop, batch)
+
+
 def _run(shop: Workshop, batch: Batch) -> None:
-    """Load the model if need be and run the batch, on the device thread."""
     if shop.draining.is_set():
         shop.held.leave([job.id for job in batch.jobs], Gone.DRAINED)
     works = [work for work in batch.works if work.job.wanted]
@@ -198,14 +203,14 @@ def _run(shop: Workshop, batch: Batch) -> None:
         return
     batch.metrics["wait_ms"] = _ms_since(batch.claimed_at)
     try:
-        shop.thread.run(lambda: _on_device(shop, batch, works))
+        _run_model(shop, batch, works)
     except ModelUnavailable as error:
         for work in works:
             _fail(shop, work.job, error)
     shop.telemetry.batch(batch.rows)
 
 
-def _on_device(shop: Workshop, batch: Batch, works: list[Work]) -> None:
+def _run_model(shop: Workshop, batch: Batch, works: list[Work]) -> None:
     in_use = shop.residency.use(batch.entry)
     batch.metrics["load_ms"], batch.identity = in_use.load_ms, in_use.model.identity
     began = time.monotonic()
@@ -220,37 +225,30 @@ def _on_device(shop: Workshop, batch: Batch, works: list[Work]) -> None:
 
 
 def _deliver(shop: Workshop, batch: Batch) -> None:
-    """Encode here, job by job, while the next batch computes; files travel and are published side by side."""
+    """Encode, store and publish, while the next batch computes: the jobs side by side, each by itself."""
     began = time.monotonic()
-    sending = []
     for index, work in enumerate(batch.works):
-        if not work.job.wanted or work.outcome is None:
-            continue
-        if isinstance(work.outcome, Exception):
-            _fail(shop, work.job, _as_job_error(work.outcome))
-            continue
         work.metrics |= {**batch.metrics, "batch_size": len(batch.works), "batch_index": index}
-        try:
-            files = delivery.prepare(work, _facts(shop, batch, work))
-        except Exception as error:
-            log.exception("a result could not be encoded", job=work.job.id)
-            _fail(shop, work.job, _as_job_error(error))
-            continue
-        sending.append(shop.hands.submit(_send, shop, work, files))
-    for sent in sending:
-        sent.result()
+    list(shop.hands.map(partial(_deliver_one, shop, batch), batch.works))
     batch.metrics["deliver_ms"] = _ms_since(began)
 
 
-def _send(shop: Workshop, work: Work, files: Sequence[EncodedFile]) -> None:
+def _deliver_one(shop: Workshop, batch: Batch, work: Work) -> None:
+    if not work.job.wanted or work.outcome is None:
+        return
+    if isinstance(work.outcome, Exception):
+        _fail(shop, work.job, _as_job_error(work.outcome))
+        return
     try:
+        with shop.encoding:
+            files = delivery.prepare(work, _facts(shop, batch, work))
         if delivery.send(work, files, shop.storage, shop.held):
             shop.telemetry.done()
     except Unwanted:
         if work.job.gone is Gone.CANCELED:
             delivery.discard(work.job, shop.storage)
     except Exception as error:
-        log.exception("a result could not be stored", job=work.job.id)
+        log.exception("a result could not be delivered", job=work.job.id)
         _fail(shop, work.job, _as_job_error(error))
 
 

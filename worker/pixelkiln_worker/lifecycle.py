@@ -143,7 +143,7 @@ class Lifecycle:
             stays = job.gone is Gone.CANCELED and job in computing and not job.at_boundary
             if job.gone is not None and not stays:
                 self._shop.held.settle(job)
-            elif job.wanted and (job.step, job.steps) != job.reported:
+            elif job.wanted and job.step < job.steps and (job.step, job.steps) != job.reported:
                 self._tell_progress(job)
 
     def reap(self) -> None:

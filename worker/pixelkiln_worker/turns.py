@@ -38,7 +38,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._next = threading.Lock()
-        self._device = threading.Lock()
+        self._busy = False
         self._changed = threading.Condition()
         self._run_began: float | None = None
         self._expected_s: float | None = None
@@ -57,14 +57,15 @@ class Turns:
 
     @contextmanager
     def device_slot(self) -> Iterator[None]:
-        """Wait for the device; given back at the end."""
-        with self._device:
-            try:
-                yield
-            finally:
-                with self._changed:
-                    self._run_began = self._expected_s = None
-                    self._changed.notify_all()
+        """Mark the device as taken; on the device thread, which lets in one batch after the other."""
+        self._busy = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy = False
+                self._run_began = self._expected_s = None
+                self._changed.notify_all()
 
     @property
     def must_wait(self) -> bool:
@@ -103,7 +104,7 @@ class Turns:
 
     def _lead_s(self) -> float:
         """Seconds to wait before claiming; without a forecast, until the device is free."""
-        if not self._device.locked():
+        if not self._busy:
             return 0.0
         began, expected_s = self._run_began, self._expected_s
         if began is None or expected_s is None:
