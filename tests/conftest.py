@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -19,6 +20,9 @@ import structlog
 
 from tests.ledger_worlds import World, memory_world, redis_world
 
+# A shell starts background commands with SIGINT ignored, and their children inherit that: then no test could
+# press Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 structlog.configure(
     logger_factory=structlog.stdlib.LoggerFactory(), wrapper_class=structlog.stdlib.BoundLogger
 )
