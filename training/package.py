@@ -1,5 +1,6 @@
 """Puts trained parts together as the worker ships them: plain diffusers and transformers models in fp16."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -112,7 +113,15 @@ def ship(out: Path, target: Path) -> None:
     write_segmenter_card(out, packaged / "toyworld-classes", segmenter_scores)
     target.mkdir(parents=True, exist_ok=True)
     for folder in (packaged / "toyworld", packaged / "toyworld-classes"):
+        write_checksums(folder)
         _replace_folder(folder, target / folder.name)
+
+
+def write_checksums(folder: Path) -> None:
+    """Write `SHA256SUMS` as `sha256sum` does: what a worker holds the weights to before it loads them."""
+    weights = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors"))
+    sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in weights]
+    (folder / "SHA256SUMS").write_text("".join(sums))
 
 
 def _replace_folder(source: Path, target: Path) -> None:
