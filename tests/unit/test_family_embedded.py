@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.jobs import JobSpec, Kind
-from pixelkiln_worker import families
+from pixelkiln_worker import families, weights
 from pixelkiln_worker.families.contract import Model, Outcome, Pixels, Task
 from tests.tiny_models import CPU, Steps, segment_task
 from training.world import CLASSES, render, sample_spec
@@ -53,3 +54,12 @@ def test_the_generator_makes_night_darker_than_day(generator: Model) -> None:
     day, night = (picture(generator, f"a red house in the meadow, {time}") for time in ("day", "night"))
     assert day.shape == night.shape == (128, 128, 3)
     assert day[:40].mean() > night[:40].mean() + 40
+
+
+def test_the_catalogue_names_the_words_the_shipped_tokenizer_knows() -> None:
+    entry = CATALOGUE.get("toyworld")
+    tokenizer = AutoTokenizer.from_pretrained(weights.resolve(entry).folder / "tokenizer")
+
+    assert set(entry.vocabulary) <= set(tokenizer.get_vocab())
+    meant = {synonym: word for word, synonyms in entry.synonyms.items() for synonym in synonyms}
+    assert {s: tokenizer.tokenize(s) for s in meant} == {s: tokenizer.tokenize(w) for s, w in meant.items()}
