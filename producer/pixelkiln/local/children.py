@@ -6,16 +6,33 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 
 from pixelkiln.local.guard import signal_group
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S = 60.0  # a child that ran this long has not crashed "again"
 LOG_BYTES = 10_000_000
+
+
+@contextmanager
+def ctrl_c_put_off() -> Iterator[None]:
+    """Let no KeyboardInterrupt come between a process's start and its entry in the guard's list."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 class Guard:
@@ -78,7 +95,7 @@ class Child:
         """
         if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
             os.replace(self.log, self.log.with_suffix(".log.1"))
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, ctrl_c_put_off():
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
@@ -87,7 +104,7 @@ class Child:
                 env=self._environment,
                 start_new_session=True,
             )
-        self._guard.tell("+", self._process.pid)
+            self._guard.tell("+", self._process.pid)
         self._started = time.monotonic()
         self._restart_at = None
 
@@ -121,7 +138,7 @@ class Child:
         """Tell whether it runs right now."""
         return self._process is not None and self._process.poll() is None
 
-    def wait(self, deadline: float, hurry: Event) -> bool:
+    def wait(self, deadline: float, hurry: threading.Event) -> bool:
         """Wait for its end, then kill it; returns False when it had to be killed.
 
         Args:
