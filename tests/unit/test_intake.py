@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from pixelkiln.leftovers import sweep_uploads
@@ -23,14 +20,13 @@ from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.errors import (
     InvalidInput,
     NotFound,
-    PixelkilnError,
     QueueFull,
     RedisUnavailable,
     StorageUnavailable,
     Unavailable,
     UnknownModel,
 )
-from pixelkiln_shared.jobs import GenerateInput, JobRequest, JobSpec, Kind, SegmentInput, Status
+from pixelkiln_shared.jobs import JobRequest, JobSpec, Kind, Status
 from pixelkiln_shared.ledger.contract import Idempotency, LaneOffer, Record
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.storage.contract import StoredObject
@@ -366,37 +362,3 @@ def test_uploads_go_after_a_day_and_not_before(house: House, monkeypatch: pytest
     assert sweep_uploads(house.storage) == 2
     assert {key.partition(".")[0] for key in house.stored()} == {keys.upload_key("default", fresh)}
     assert old != fresh
-
-
-# ------------------------------------------------------------------------------------------ anything at all
-
-WORDS = ["segment", "toyworld", "\ud800", "$a.image", "a red house"]
-TEXT = st.text(max_size=30) | st.sampled_from(WORDS)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=6,
-)
-FIELDS = sorted(GenerateInput.model_fields | SegmentInput.model_fields)
-ENVELOPE = sorted(JobRequest.model_fields)
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    envelope=st.dictionaries(st.sampled_from(ENVELOPE), JSON),
-    fields=st.dictionaries(st.sampled_from(FIELDS), JSON),
-    kind=st.sampled_from(["generate", "segment"]),
-    typed=st.booleans(),
-)
-def test_whatever_is_sent_is_accepted_or_refused_with_a_code(
-    house: House, envelope: dict[str, Any], fields: dict[str, Any], kind: str, typed: bool
-) -> None:
-    request = {**envelope, "kind": kind, "input": fields, "model": None} if typed else envelope
-    refused = None
-    try:
-        house.producer.accept(request)
-    except PixelkilnError as error:
-        refused = error
-    if refused is not None:
-        assert refused.status in {404, 422, 429}, refused
-        assert re.fullmatch(r"[a-z0-9_]+", refused.code)
