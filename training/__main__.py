@@ -11,6 +11,7 @@ import torch
 
 from training.dataset import Split, build, write_json
 from training.loop import Metrics, Plan
+from training.parts import PARTS, part
 from training.tokenizer import SKIPPED, SYNONYMS, spellings
 from training.world.grammar import VOCABULARY
 
@@ -29,13 +30,8 @@ EXAMPLE_PROMPTS = (
     "an orange tree on the left and a white house on the right in a meadow at sunset",
     "two blue houses in the snow with mountains at dawn",
 )
-_SHARES = {
-    "text-encoder": 0.02,
-    "autoencoder": 0.12,
-    "segmenter": 0.12,
-    "large-decoder": 0.1,
-    "generator": 0.64,
-}
+_SHARES = {"text-encoder": 0.02, "autoencoder": 0.1, "large-decoder": 0.08, "generator": 0.5}
+"""Of the budget of `all`; the rest is shared by the parts in proportion to their own `SHARE`."""
 
 
 def minutes(text: str) -> float:
@@ -90,10 +86,14 @@ def _large_decoder(args: argparse.Namespace) -> Metrics:
     return train_large_decoder(args.out / "large-decoder", args.out / "data", args.out / "autoencoder", plan)
 
 
-def _segmenter(args: argparse.Namespace) -> Metrics:
-    from training.segmenter import train_segmenter
+def _part(name: str) -> Callable[[argparse.Namespace], Metrics]:
+    """The command that trains a part."""
 
-    return train_segmenter(args.out / "segmenter", args.out / "data", _plan(args, 8))
+    def train(args: argparse.Namespace) -> Metrics:
+        module = part(name)
+        return module.train(args.out / name, args.out / "data", _plan(args, module.BATCH_SIZE))
+
+    return train
 
 
 def _generator(args: argparse.Namespace) -> Metrics | None:
@@ -116,19 +116,16 @@ def _generator(args: argparse.Namespace) -> Metrics | None:
 
 
 def _judge(args: argparse.Namespace) -> None:
-    """Score the segmenter, and through it true renders: what the generator is measured against."""
+    """Score true renders through the segmenter: what the generator is measured against."""
     from training.autoencoder import load_autoencoder
     from training.evaluate import ceilings
     from training.judge import Judge
     from training.large_decoder import load_large_autoencoder
-    from training.segmenter import load_segmenter, score_segmenter
+    from training.segmenter import load_segmenter
 
-    segmenter = load_segmenter(args.out / "segmenter")
-    scores = score_segmenter(segmenter, Split.open(args.out / "data" / "validation"))
-    write_json(args.out / "evaluation" / "segmenter.json", scores)
     small = load_autoencoder(args.out / "autoencoder")
     large = load_large_autoencoder(args.out / "large-decoder")
-    bounds = ceilings(Judge(segmenter), small, large, args.prompts)
+    bounds = ceilings(Judge(load_segmenter(args.out / "segmenter")), small, large, args.prompts)
     write_json(args.out / "evaluation" / "ceilings.json", bounds)
     _print_scores(bounds)
 
@@ -156,15 +153,33 @@ def _print_scores(scores: dict[str, Any]) -> None:
 
 
 def _package(args: argparse.Namespace) -> None:
-    from training.package import package
+    from training.package import package, package_part
 
-    package(args.out)
+    if "generator" in args.names:
+        package(args.out)
+    for name in _parts(args):
+        package_part(name, args.out)
+
+
+def _score(args: argparse.Namespace) -> None:
+    """Measure the packaged models of the parts."""
+    for name in _parts(args):
+        scores = part(name).score(args.out / "packaged" / part(name).MODEL, args.out / "data")
+        write_json(args.out / "evaluation" / f"{name}.json", scores)
+        print(name, json.dumps(scores))
 
 
 def _ship(args: argparse.Namespace) -> None:
-    from training.package import ship
+    from training.package import ship, ship_part
 
-    ship(args.out, args.ship)
+    if "generator" in args.names:
+        ship(args.out, args.ship)
+    for name in _parts(args):
+        ship_part(name, args.out, args.ship)
+
+
+def _parts(args: argparse.Namespace) -> list[str]:
+    return [name for name in PARTS if name in args.names]
 
 
 def _vocabulary(args: argparse.Namespace) -> None:
@@ -181,10 +196,11 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Metrics | None]] = {
     "tokenizer": _tokenizer,
     "text-encoder": _text_encoder,
     "autoencoder": _autoencoder,
-    "segmenter": _segmenter,
     "large-decoder": _large_decoder,
     "generator": _generator,
+    **{name: _part(name) for name in PARTS},
     "package": _package,
+    "score": _score,
     "judge": _judge,
     "evaluate": _evaluate,
     "ship": _ship,
@@ -193,9 +209,11 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Metrics | None]] = {
 
 
 def _all(args: argparse.Namespace) -> None:
-    whole = args.budget
-    for name in ("data", "tokenizer", *_SHARES, "package", "judge", "evaluate", "ship"):
-        args.budget = whole * _SHARES.get(name, 0)
+    whole, left = args.budget, 1 - sum(_SHARES.values())
+    asked = {name: part(name).SHARE for name in PARTS}
+    shares = _SHARES | {name: left * share / sum(asked.values()) for name, share in asked.items()}
+    for name in ("data", "tokenizer", *shares, "package", "score", "judge", "evaluate", "ship"):
+        args.budget = whole * shares.get(name, 0)
         _run(name, args)
 
 
@@ -209,6 +227,9 @@ def main() -> None:
     """Run one part, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("part", choices=[*_COMMANDS, "all"])
+    parser.add_argument(
+        "names", nargs="*", default=["generator", *PARTS], help="what to package, score or ship; default: all"
+    )
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="where data, checkpoints and logs go")
     parser.add_argument(
         "--budget", type=minutes, default="25m", help="training time in all, as 90s, 25m or 2h"

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from training.dataset import write_json
-from training.world.grammar import CLASSES, HELD_OUT, VOCABULARY
+from training.parts import part
+from training.world.grammar import HELD_OUT, VOCABULARY
 
 Scores = dict[str, Any]
 
@@ -80,23 +81,19 @@ def write_generator_card(out: Path, folder: Path, scores: Scores) -> None:
     write_json(folder / "metrics.json", {"scores": scores, "training": last, "large_decoder": decoder})
 
 
-def write_segmenter_card(out: Path, folder: Path, scores: Scores) -> None:
-    """README.md and metrics.json of the segmenter, from the runs under `out`; `scores` has each IoU."""
-    log = read_log(out / "segmenter")
-    splits = [json.loads((out / "data" / name / "split.json").read_text()) for name in ("train", "held-out")]
-    worst = sorted(scores["iou"].items(), key=lambda item: item[1])[:3]
+def write_part_card(name: str, out: Path, folder: Path, scores: Scores) -> None:
+    """README.md and metrics.json of a part's packaged model in `folder`, from its run under `out`."""
+    module = part(name)
+    log = read_log(out / name)
+    drawn = [out / "data" / split / "split.json" for split in ("train", "held-out")]
     card = _fill(
-        "toyworld-classes",
-        classes=len(CLASSES),
-        names=", ".join(CLASSES),
+        module.MODEL,
         size_mb=_size_mb(folder),
-        scenes=sum(split["count"] for split in splits),
+        scenes=sum(json.loads(path.read_text())["count"] for path in drawn),
         minutes=log[-1]["seconds"] / 60,
         presentations=log[-1]["presentations"],
-        curve=_curve(log, ("mean_iou", "object_iou", "pixels_right")),
-        validation=scores["scenes"],
-        mean_iou=scores["mean_iou"],
-        worst="worst " + ", ".join(f"{name} {value:.2f}" for name, value in worst),
+        curve=_curve(log, module.CURVE),
+        **module.facts(scores),
     )
     (folder / "README.md").write_text(card)
     write_json(folder / "metrics.json", {"scores": scores, "training": log[-1]})

@@ -6,6 +6,8 @@ captions separated by tabs):
 ========== ==================== ===============================================================
 images     (n, 128, 128, 3) u8  RGB
 classes    (n, 128, 128) u8     ids into ``grammar.CLASSES``
+instances  (n, 128, 128) u8     1, 2, ... for the objects of the scene, 0 elsewhere
+depth      (n, 128, 128) u8     255 times the scene's depth: 0 the sky, 255 nearest
 cells      (n, 16, 16) u8       the class map on the latent grid, objects winning over backdrop
 centres    (n, 16, 16) u8       1 in the latent cell of each object's centre
 colours    (n, kinds) i8        the colour of each kind, 1 + id into ``grammar.COLOURS``, 0 none
@@ -33,6 +35,8 @@ SPLIT_SEEDS = {"train": 1, "validation": 2, "evaluation": 3, "held-out": 4}
 _ARRAYS: dict[str, tuple[tuple[int, ...], type]] = {
     "images": ((IMAGE_PX, IMAGE_PX, 3), np.uint8),
     "classes": ((IMAGE_PX, IMAGE_PX), np.uint8),
+    "instances": ((IMAGE_PX, IMAGE_PX), np.uint8),
+    "depth": ((IMAGE_PX, IMAGE_PX), np.uint8),
     "cells": ((LATENT_CELLS, LATENT_CELLS), np.uint8),
     "centres": ((LATENT_CELLS, LATENT_CELLS), np.uint8),
     "colours": ((len(KINDS),), np.int8),
@@ -91,6 +95,8 @@ def _fill_chunk(folder: Path, split: str, start: int, stop: int) -> list[str]:
         spec, scene, texts = draw_scene(split, index)
         arrays["images"][index] = scene.image
         arrays["classes"][index] = scene.classes
+        arrays["instances"][index] = scene.instances
+        arrays["depth"][index] = np.round(scene.depth * 255)
         arrays["cells"][index] = class_cells(scene.classes)
         arrays["centres"][index] = centre_cells(scene)
         arrays["colours"][index] = colour_ids(spec)
@@ -121,6 +127,8 @@ class Split:
 
     images: NDArray[np.uint8]
     classes: NDArray[np.uint8]
+    instances: NDArray[np.uint8]
+    depth: NDArray[np.uint8]
     cells: NDArray[np.uint8]
     centres: NDArray[np.uint8]
     colours: NDArray[np.int8]

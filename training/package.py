@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from diffusers import AutoPipelineForText2Image, DPMSolverMultistepScheduler, StableDiffusionPipeline
-from transformers import SegformerImageProcessorPil
 
-from training.cards import write_generator_card, write_segmenter_card
-from training.dataset import IMAGE_PX, write_json
+from training.cards import write_generator_card, write_part_card
+from training.dataset import write_json
 from training.generator import load_generator
 from training.large_decoder import load_large_autoencoder
-from training.segmenter import DEVIATION, MEAN, load_segmenter
+from training.parts import part
 from training.tokenizer import build_tokenizer
 
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"
@@ -71,24 +70,28 @@ def _edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     write_json(path, content)
 
 
-def package_segmenter(run: Path, folder: Path) -> None:
-    """Save the segmenter of `run` to `folder` in fp16, with the processor that scales pictures for it."""
-    load_segmenter(run).to(torch.float16).save_pretrained(folder, safe_serialization=True)
-    side = {"height": IMAGE_PX, "width": IMAGE_PX}
-    processor = SegformerImageProcessorPil(size=side, image_mean=list(MEAN), image_std=list(DEVIATION))
-    processor.save_pretrained(folder)
-
-
 def package(out: Path) -> None:
-    """Put both models of the checkpoints under `out`, however far they are, into ``out/packaged``."""
-    packaged = out / "packaged"
+    """Put the generator of the checkpoints under `out`, however far it is, into ``out/packaged``."""
     scale = json.loads((out / "generator" / "latents.json").read_text())["scale"]
     shutil.copytree(
         out / "generator", out / "frozen", ignore=shutil.ignore_patterns("*.npy"), dirs_exist_ok=True
     )
-    package_pipeline(build_pipeline(out / "frozen", out / "large-decoder", scale), packaged / "toyworld")
-    package_segmenter(out / "segmenter", packaged / "toyworld-classes")
-    for path in packaged.rglob("*.safetensors"):
+    pipeline = build_pipeline(out / "frozen", out / "large-decoder", scale)
+    package_pipeline(pipeline, out / "packaged" / "toyworld")
+    _let_others_read(out / "packaged" / "toyworld")
+
+
+def package_part(name: str, out: Path) -> None:
+    """Put the model of a part into ``out/packaged``."""
+    module = part(name)
+    folder = out / "packaged" / module.MODEL
+    shutil.rmtree(folder, ignore_errors=True)
+    module.package(out / name, folder)
+    _let_others_read(folder)
+
+
+def _let_others_read(folder: Path) -> None:
+    for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)  # safetensors lets only the owner read what it writes
 
 
@@ -103,18 +106,27 @@ def load_packaged(out: Path) -> StableDiffusionPipeline:
 
 
 def ship(out: Path, target: Path) -> None:
-    """Replace the models under `target` by the packaged ones, with their cards and what was measured."""
-    packaged, evaluation = out / "packaged", out / "evaluation"
+    """Replace the generator under `target` by the packaged one, with its card and what was measured."""
+    packaged, evaluation = out / "packaged" / "toyworld", out / "evaluation"
     bounds = json.loads((evaluation / "ceilings.json").read_text())
     scores = json.loads((evaluation / "generator.json").read_text())
-    shutil.copy(evaluation / "examples.webp", packaged / "toyworld" / "examples.webp")
-    write_generator_card(out, packaged / "toyworld", scores | bounds)
-    segmenter_scores = json.loads((evaluation / "segmenter.json").read_text())
-    write_segmenter_card(out, packaged / "toyworld-classes", segmenter_scores)
+    shutil.copy(evaluation / "examples.webp", packaged / "examples.webp")
+    write_generator_card(out, packaged, scores | bounds)
+    _ship_folder(packaged, target)
+
+
+def ship_part(name: str, out: Path, target: Path) -> None:
+    """Replace the model of a part under `target`, with its card and what was measured."""
+    packaged = out / "packaged" / part(name).MODEL
+    scores = json.loads((out / "evaluation" / f"{name}.json").read_text())
+    write_part_card(name, out, packaged, scores)
+    _ship_folder(packaged, target)
+
+
+def _ship_folder(packaged: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    for folder in (packaged / "toyworld", packaged / "toyworld-classes"):
-        write_checksums(folder)
-        _replace_folder(folder, target / folder.name)
+    write_checksums(packaged)
+    _replace_folder(packaged, target / packaged.name)
 
 
 def write_checksums(folder: Path) -> None:

@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
 
-from training.dataset import Split
+from training.dataset import IMAGE_PX, Split
 from training.loop import Metrics, Plan, Trainer, load_average
 from training.muon import Muon, split_parameters
 from training.world.grammar import CLASSES, FIRST_OBJECT_CLASS
 
+MODEL, SHARE, BATCH_SIZE = "toyworld-classes", 0.12, 8
+CURVE = ("mean_iou", "object_iou", "pixels_right")
 MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 _LOGIT_STRIDE = 2
 _VALIDATION = 96
@@ -131,7 +133,7 @@ def classify(model: SegformerForSemanticSegmentation, images: NDArray[np.uint8])
     return full.argmax(1).numpy().astype(np.uint8)
 
 
-def train_segmenter(folder: Path, data: Path, plan: Plan) -> Metrics:
+def train(folder: Path, data: Path, plan: Plan) -> Metrics:
     """Train into `folder`; the checkpoint holds ``segmenter`` and its batch-norm statistics."""
     torch.manual_seed(0)
     model = build_segmenter()
@@ -146,8 +148,18 @@ def train_segmenter(folder: Path, data: Path, plan: Plan) -> Metrics:
     return trainer.run(task.loss, task.validate)
 
 
-def score_segmenter(model: SegformerForSemanticSegmentation, split: Split) -> dict[str, Any]:
-    """Mean IoU and the IoU of each class over all of `split`."""
+def package(run: Path, folder: Path) -> None:
+    """Save the segmenter of `run` to `folder` in fp16, with the processor that scales pictures for it."""
+    load_segmenter(run).to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    side = {"height": IMAGE_PX, "width": IMAGE_PX}
+    processor = SegformerImageProcessorPil(size=side, image_mean=list(MEAN), image_std=list(DEVIATION))
+    processor.save_pretrained(folder)
+
+
+def score(packaged: Path, data: Path) -> dict[str, Any]:
+    """Mean IoU and the IoU of each class over the validation scenes."""
+    model = SegformerForSemanticSegmentation.from_pretrained(packaged, dtype=torch.float32).eval()
+    split = Split.open(data / "validation")
     counts = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
     for start in range(0, len(split), 32):
         counts += confusion(
@@ -159,6 +171,18 @@ def score_segmenter(model: SegformerForSemanticSegmentation, split: Split) -> di
         "mean_iou": round(float(np.mean(list(scores.values()))), 4),
         "pixels_right": round(float(np.diag(counts).sum() / counts.sum()), 4),
         "iou": {name: round(value, 4) for name, value in scores.items()},
+    }
+
+
+def facts(scores: dict[str, Any]) -> dict[str, object]:
+    """What the card says of the scores."""
+    worst = sorted(scores["iou"].items(), key=lambda item: item[1])[:3]
+    return {
+        "classes": len(CLASSES),
+        "names": ", ".join(CLASSES),
+        "validation": scores["scenes"],
+        "mean_iou": scores["mean_iou"],
+        "worst": "worst " + ", ".join(f"{name} {value:.2f}" for name, value in worst),
     }
 
 

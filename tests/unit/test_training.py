@@ -10,14 +10,15 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from training.autoencoder import cache_latents, load_autoencoder, train_autoencoder
+from training.cards import write_part_card
 from training.dataset import Split, build, draw_scene, write_json
 from training.generator import train_generator
 from training.large_decoder import train_large_decoder
 from training.loop import Plan, Trainer, learning_rate_factor
 from training.muon import orthogonalize
-from training.package import load_packaged, package
+from training.package import load_packaged, package, package_part
+from training.parts import PARTS, part
 from training.peers import Peers, run_together
-from training.segmenter import train_segmenter
 from training.text_encoder import train_text_encoder
 from training.tokenizer import MAX_TOKENS, UNKNOWN, build_tokenizer, encode, sprinkle_unknown
 from training.world import CLASSES, KINDS, caption, sample_spec
@@ -163,7 +164,8 @@ def train_all(out: Path, data: Path, max_steps: int) -> None:
     train_text_encoder(out / "text-encoder", plan(max_steps, 32), captions=200)
     train_autoencoder(out / "autoencoder", data, plan(max_steps, 4))
     train_large_decoder(out / "large-decoder", data, out / "autoencoder", plan(max_steps, 2))
-    train_segmenter(out / "segmenter", data, plan(max_steps, 4))
+    for name in PARTS:
+        part(name).train(out / name, data, plan(max_steps, 4))
     autoencoder = load_autoencoder(out / "autoencoder")
     cache_latents(autoencoder, Split.open(data / "train"), out / "latents.npy")
     generator_plan = plan(max_steps, 8)
@@ -176,6 +178,7 @@ def train_all(out: Path, data: Path, max_steps: int) -> None:
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every part after a few steps, stopped and taken up again on the way."""
     out = tmp_path_factory.mktemp("runs")
+    (out / "data").symlink_to(data)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     train_all(out, data, 3)
@@ -185,9 +188,9 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("part", ["text-encoder", "autoencoder", "large-decoder", "segmenter", "generator"])
-def test_loss_falls_across_a_stop(trained: Path, part: str) -> None:
-    reports = [json.loads(line) for line in (trained / part / "log.jsonl").read_text().splitlines()]
+@pytest.mark.parametrize("name", ["text-encoder", "autoencoder", "large-decoder", "generator", *PARTS])
+def test_loss_falls_across_a_stop(trained: Path, name: str) -> None:
+    reports = [json.loads(line) for line in (trained / name / "log.jsonl").read_text().splitlines()]
     assert [report["steps"] for report in reports] == [3, 9]
     assert reports[1]["loss"] < reports[0]["loss"]
 
@@ -201,11 +204,25 @@ def test_checkpoints_package_as_plain_models(trained: Path) -> None:
     assert picture.size == (128, 128)
     index = json.loads((packaged / "toyworld" / "model_index.json").read_text())
     assert index["tokenizer"] == ["transformers", "PreTrainedTokenizerFast"]
-    segmenter = AutoModelForSemanticSegmentation.from_pretrained(packaged / "toyworld-classes")
-    processor = AutoImageProcessor.from_pretrained(packaged / "toyworld-classes")
-    values = processor(images=picture, return_tensors="pt")["pixel_values"]
-    assert segmenter.float()(values).logits.shape == (1, len(CLASSES), 64, 64)
-    assert segmenter.config.id2label[0] == "sky"
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_package_as_plain_models_with_cards(name: str, trained: Path, data: Path) -> None:
+    package_part(name, trained)
+    folder = trained / "packaged" / part(name).MODEL
+    scores = part(name).score(folder, data)
+    write_part_card(name, trained, folder, scores)
+    assert (folder / "README.md").read_text().count("{") == 0
+
+
+def test_the_segmenter_opens_by_the_librarys_auto_classes(trained: Path) -> None:
+    package_part("segmenter", trained)
+    folder = trained / "packaged" / "toyworld-classes"
+    net = AutoModelForSemanticSegmentation.from_pretrained(folder).float()
+    processor = AutoImageProcessor.from_pretrained(folder)
+    values = processor(images=np.zeros((128, 128, 3), np.uint8), return_tensors="pt")["pixel_values"]
+    assert net(values).logits.shape == (1, len(CLASSES), 64, 64)
+    assert net.config.id2label[0] == "sky"
 
 
 def _train_with_peer(folder: Path, peers: Peers) -> None:
