@@ -18,8 +18,9 @@ import redis
 
 from pixelkiln_shared.bells import CeleryBells, make_app
 from pixelkiln_shared.fleet import Fleet
-from pixelkiln_shared.jobs import JobSpec, Kind, Status
+from pixelkiln_shared.jobs import JobSpec, Status
 from pixelkiln_shared.keys import new_id
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import open_ledger, redis_client
 from pixelkiln_shared.ledger.contract import Ledger, NewJob, Record
 from pixelkiln_shared.settings import Settings

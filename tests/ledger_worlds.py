@@ -9,8 +9,8 @@ from typing import Any
 
 import redis
 
-from pixelkiln_shared.jobs import Kind
 from pixelkiln_shared.keys import new_id
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import RedisLedger
 from pixelkiln_shared.ledger.contract import Claim, Claimed, LaneOffer, NewJob
 from pixelkiln_shared.testing.ledger import MemoryLedger

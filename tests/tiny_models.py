@@ -34,7 +34,8 @@ from transformers import (
 )
 
 from pixelkiln_shared.catalogue import Limits, ModelEntry
-from pixelkiln_shared.jobs import JobSpec, Kind
+from pixelkiln_shared.jobs import JobSpec
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families.contract import Pixels, Task
 
@@ -96,7 +97,7 @@ def segmenter_entry(folder: Path, **fields: Any) -> ModelEntry:
 
 def segment_task(image: Pixels | None, **fields: Any) -> Task:
     spec = JobSpec(id="job", kind=Kind.SEGMENT, model="tiny", tenant="t", input={"image": {}} | fields)
-    return Task(spec=spec, image=image)
+    return Task(spec=spec, images={} if image is None else {"image": image})
 
 
 # ------------------------------------------------------------------------------------------------ parts

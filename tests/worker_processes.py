@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 from pixelkiln_shared.bells import CeleryBells, make_app
 from pixelkiln_shared.fleet import Fleet, WorkerInfo
-from pixelkiln_shared.jobs import JobSpec, Kind, Result, Status
+from pixelkiln_shared.jobs import JobSpec, Result, Status
 from pixelkiln_shared.keys import new_id
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import open_ledger, redis_client
 from pixelkiln_shared.ledger.contract import NewJob, Record
 from pixelkiln_shared.settings import Settings

@@ -14,17 +14,15 @@ from pixelkiln.validation import is_id, validate, wrong
 from pixelkiln_shared import keys
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.errors import InvalidImage, InvalidInput, NotFound, UnknownModel
-from pixelkiln_shared.jobs import (
+from pixelkiln_shared.jobs import JobSpec, Result, Status
+from pixelkiln_shared.kinds import (
     ImageRef,
     InlineRef,
     JobRef,
-    JobSpec,
     Kind,
     ObjectRef,
-    Result,
     Role,
     SegmentInput,
-    Status,
     StoredRef,
     UploadRef,
     UrlRef,

@@ -16,15 +16,8 @@ from pixelkiln.vocabulary import unknown_words, vocabulary_of
 from pixelkiln_shared import keys
 from pixelkiln_shared.catalogue import Catalogue, ModelEntry
 from pixelkiln_shared.errors import UnknownModel
-from pixelkiln_shared.jobs import (
-    GenerateInput,
-    JobRequest,
-    JobSpec,
-    Kind,
-    ObjectRef,
-    SegmentInput,
-    new_seed,
-)
+from pixelkiln_shared.jobs import JobRequest, JobSpec, new_seed
+from pixelkiln_shared.kinds import GenerateInput, Kind, ObjectRef, SegmentInput
 from pixelkiln_shared.ledger.contract import NewJob
 
 MAX_LABEL_KEY = 64
@@ -80,6 +73,8 @@ class Intake:
     def _generate(self, request: JobRequest, entry: ModelEntry, order: Order, job_id: str) -> Prepared:
         at = f"{order.at}/input"
         wanted = validate(GenerateInput, request.input, at=at)
+        if wanted.prompt is None and entry.prompt == "needed":
+            raise wrong("missing_field", f"{at}/prompt", f"{entry.id} draws from a prompt")
         settled = dict(wanted)
         for name, fallback in _FALLBACKS.items():
             if settled[name] is None:
@@ -96,7 +91,7 @@ class Intake:
         _check_options(entry, wanted.options, at)
         if settled["seed"] is None:
             settled["seed"] = new_seed()
-        warnings = unknown_words(entry, self._vocabularies[entry.id], wanted.prompt)
+        warnings = unknown_words(entry, self._vocabularies[entry.id], wanted.prompt or "")
         return _prepared(request, order, job_id, entry, settled, warnings)
 
     # -------------------------------------------------------------------------------------------- segment
@@ -233,7 +228,7 @@ def _check_wishes(entry: ModelEntry, wanted: SegmentInput, at: str) -> None:
 
 def _check_marks(entry: ModelEntry, wanted: SegmentInput, at: str) -> None:
     shown = wanted.boxes or any(point.positive for point in wanted.points)
-    if entry.needs_marks and not shown:
+    if entry.marks == "needed" and not shown:
         raise wrong(
             "invalid_region", f"{at}/boxes", f"{entry.id} needs at least one box or point on the object"
         )
@@ -302,7 +297,7 @@ def _segment_warnings(
             }
         )
     ignored = {
-        "points and boxes": marks and not entry.needs_marks,
+        "points and boxes": marks and entry.marks != "needed",
         "regions": wanted.regions is not None and entry.family != "classical",
     }
     warnings += [

@@ -10,7 +10,8 @@ from typing import Any
 from pixelkiln.inputs import Order
 from pixelkiln.intake import Intake, Prepared
 from pixelkiln.validation import wrong
-from pixelkiln_shared.jobs import JobSpec, Role
+from pixelkiln_shared.jobs import JobSpec
+from pixelkiln_shared.kinds import Role
 
 MAX_STEPS = 32
 

@@ -30,7 +30,8 @@ from pixelkiln_shared.errors import (
     StorageUnavailable,
     Unavailable,
 )
-from pixelkiln_shared.jobs import JobRequest, Kind, Status
+from pixelkiln_shared.jobs import JobRequest, Status
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import open_ledger, redis_client
 from pixelkiln_shared.ledger.contract import Group, Idempotency, Ledger, Page, Reaped, Record
 from pixelkiln_shared.pictures import CheckedPicture

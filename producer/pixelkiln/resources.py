@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pixelkiln_shared.jobs import Kind, Priority, Role, Status
+from pixelkiln_shared.jobs import Priority, Status
+from pixelkiln_shared.kinds import Kind, Role
 
 
 class Resource(BaseModel):

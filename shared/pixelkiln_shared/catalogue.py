@@ -6,16 +6,16 @@ The embedded catalogue (`catalogue.toml` beside this file) is always there; `PIX
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pixelkiln_shared.errors import Misconfigured, UnknownModel
-from pixelkiln_shared.jobs import Kind
+from pixelkiln_shared.kinds import Kind
 
 _ID = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
@@ -30,6 +30,15 @@ class Limits(BaseModel):
     max_side: int = 1_024
     max_pixels: int = 1_048_576
     max_steps: int = 100
+
+
+class Weights(BaseModel):
+    """Where further weights are, and the hash of each file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = Field(description="As a model's own `source`")
+    sha256: Mapping[str, str] = Field(default_factory=dict)
 
 
 class ModelEntry(BaseModel):
@@ -49,7 +58,13 @@ class ModelEntry(BaseModel):
     licence: str = ""
     method: str = Field("", description="For families with several algorithms")
     world: str = Field("", description="The closed world the model knows; empty: any picture")
-    needs_marks: bool = Field(False, description="Needs points or boxes")
+    prompt: Literal["needed", "optional", "ignored"] = Field(
+        "needed", description="Of models that draw: whether a job may leave it out"
+    )
+    marks: Literal["needed", "optional", "ignored"] = Field(
+        "ignored", description="Of models that segment: what points and boxes are to it"
+    )
+    phrases: bool = Field(False, description="Its labels are free phrases, and at least one is needed")
     default_for: tuple[Kind, ...] = ()
     defaults: Mapping[str, Any] = Field(default_factory=dict)
     options: Mapping[str, tuple[str | int | float | bool, ...]] = Field(
@@ -64,7 +79,27 @@ class ModelEntry(BaseModel):
         description="Per word of the vocabulary, the words and phrases that mean the same",
     )
     example_prompts: tuple[str, ...] = ()
+    dtype: Literal["", "float32", "bfloat16", "float16"] = Field("", description="Empty: the device's own")
+    attention: Literal["", "eager", "sdpa", "flash_attention_2"] = Field(
+        "", description="Of transformers models; empty: the library's choice"
+    )
+    offload: Literal["auto", "never", "always"] = Field(
+        "auto", description="Keep on an accelerator only the component that works; auto: when all do not fit"
+    )
+    companions: Mapping[str, Weights] = Field(
+        default_factory=dict, description="Further networks the family needs, by their part in it"
+    )
+    loras: Mapping[str, Weights] = Field(default_factory=dict, description="Adapters that jobs may name")
     test_only: bool = False
+
+    def companion(self, part: str) -> ModelEntry:
+        """Return the entry of a companion or LoRA, whose weights are found and checked like a model's own.
+
+        Raises:
+            KeyError: the entry has none of this name.
+        """
+        found = self.companions.get(part) or self.loras[part]
+        return self.model_copy(update={"source": found.source, "sha256": found.sha256})
 
 
 class Catalogue:
@@ -117,19 +152,26 @@ class Catalogue:
             raise UnknownModel(f"{shown!r} {why}", pointer="/model", detail={"models": usable})
         return entry
 
-    def default(self, kind: Kind, *, world: str = "", marks: bool = False) -> ModelEntry:
+    def default(
+        self, kind: Kind, *, world: str = "", marks: bool = False, labels: Sequence[str] = ()
+    ) -> ModelEntry:
         """Pick the model of a job that names none.
 
-        A segmenter that knows the very world its picture was generated in comes first; pictures from anywhere
-        else go to the classical methods, and marks (points, boxes) to a method that uses them.
+        A model that knows the very world its picture was generated in comes first, then those of any picture,
+        then those of other worlds. Marks (points, boxes) go to a model that uses them; labels that are no
+        classes of the model go to one that reads phrases.
+
+        Args:
+            kind: what to do.
+            world: the closed world the input picture comes from; empty when it is from anywhere.
+            marks: whether points or boxes are given.
+            labels: classes to keep, or phrases to find.
 
         Raises:
             UnknownModel: the catalogue has no default for this kind.
         """
-        fitting = [e for e in self if kind in e.default_for]
-        if kind is Kind.SEGMENT:
-            fitting = [e for e in fitting if e.needs_marks == marks and e.world in ("", world)]
-            fitting.sort(key=lambda e: e.world != world)
+        fitting = [e for e in self if kind in e.default_for and _answers(e, kind, marks, labels)]
+        fitting.sort(key=lambda e: (e.world != world, e.world != ""))
         if not fitting:
             raise UnknownModel(f"name a model: the catalogue has no default for {kind}", pointer="/model")
         return fitting[0]
@@ -138,6 +180,19 @@ class Catalogue:
     def lanes(self) -> dict[str, ModelEntry]:
         """Every lane the catalogue can serve, `{kind}.{model}`, with its entry."""
         return {f"{kind}.{entry.id}": entry for entry in self for kind in entry.kinds}
+
+
+def _answers(entry: ModelEntry, kind: Kind, marks: bool, labels: Sequence[str]) -> bool:
+    """Whether a default model can do what a job asks beside its picture."""
+    if kind is not Kind.SEGMENT:
+        return True
+    if marks or entry.marks == "needed":
+        return marks and entry.marks != "ignored"
+    known = {name.casefold() for name in entry.classes}
+    named = bool(labels) and not entry.phrases and bool(known)
+    if named:
+        return all(label.strip().casefold() in known for label in labels)
+    return entry.phrases == bool(labels) or not entry.phrases
 
 
 def _parse(text: str, where: str) -> dict[str, ModelEntry]:

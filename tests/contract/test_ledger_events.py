@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from pixelkiln_shared.events import Event, EventReader, emit
-from pixelkiln_shared.jobs import Kind
 from pixelkiln_shared.keys import new_id
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import RedisLedger, async_redis_client, redis_client
 from pixelkiln_shared.ledger.contract import LaneOffer, NewJob
 from pixelkiln_shared.settings import Settings

@@ -11,8 +11,9 @@ from pixelkiln_shared.errors import (
     NotFound,
     QueueFull,
 )
-from pixelkiln_shared.jobs import Kind, Priority, Status
+from pixelkiln_shared.jobs import Priority, Status
 from pixelkiln_shared.keys import IDEMPOTENCY_S, new_id
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger.contract import Idempotency, Ledger
 from tests.ledger_worlds import LANE, LEASE_S, START, World, new_job
 

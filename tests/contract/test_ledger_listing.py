@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pixelkiln_shared.errors import AlreadyTerminal, NotFound
-from pixelkiln_shared.jobs import Kind, Status
+from pixelkiln_shared.jobs import Status
+from pixelkiln_shared.kinds import Kind
 from tests.ledger_worlds import RETENTION_S, World, new_job
 
 

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from pixelkiln_shared.errors import NotFound, QueueFull
-from pixelkiln_shared.jobs import Kind, Status
+from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.keys import new_id
+from pixelkiln_shared.kinds import Kind
 from tests.ledger_worlds import World, new_job
 
 

@@ -16,8 +16,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from pixelkiln_shared.errors import LeaseLost, Misconfigured, NotFound, QueueFull, RedisUnavailable
-from pixelkiln_shared.jobs import Kind, Status
+from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.keys import CANCELS, new_id
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import RedisLedger, check_redis, open_ledger, redis_client
 from pixelkiln_shared.ledger.contract import Idempotency, LaneOffer
 from pixelkiln_shared.ledger.redis_ledger import CHUNK

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
-from pixelkiln_shared.jobs import Kind
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.settings import settings
 from pixelkiln_shared.storage.s3 import S3Storage
 from pixelkiln_worker import weights

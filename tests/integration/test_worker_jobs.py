@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pixelkiln_shared.jobs import Role, Status
+from pixelkiln_shared.jobs import Status
+from pixelkiln_shared.kinds import Role
 from tests.worker_processes import Stack, result_of, stub_spec, wait_for
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.errors import Misconfigured
-from pixelkiln_shared.jobs import Kind
+from pixelkiln_shared.kinds import Kind
 
 OWN = """
 [models.ours]

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixelkiln_shared.jobs import JobSpec, Kind, Role
+from pixelkiln_shared.jobs import JobSpec
+from pixelkiln_shared.kinds import Kind, Role
 from pixelkiln_worker import masks
 from pixelkiln_worker.annotations import regions
 from pixelkiln_worker.encode import EncodedFile, encode

@@ -7,7 +7,7 @@ import pytest
 
 from pixelkiln_shared.catalogue import Catalogue, ModelEntry
 from pixelkiln_shared.errors import InvalidInput, JobCanceled, ModelUnavailable
-from pixelkiln_shared.jobs import Kind
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_worker.families import classical, colours, regions
 from pixelkiln_worker.families.contract import Outcome, Pixels, Segmentation
 from tests.tiny_models import CPU, Steps, photo_like, segment_task

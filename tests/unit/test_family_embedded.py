@@ -7,7 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from pixelkiln_shared.catalogue import Catalogue
-from pixelkiln_shared.jobs import JobSpec, Kind
+from pixelkiln_shared.jobs import JobSpec
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_worker import families, weights
 from pixelkiln_worker.families.contract import Model, Outcome, Pixels, Task
 from tests.tiny_models import CPU, Steps, segment_task

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
-from pixelkiln_shared.jobs import Kind
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.settings import settings
 from pixelkiln_worker import weights
 

@@ -17,8 +17,9 @@ import pytest
 from pixelkiln_shared import pictures
 from pixelkiln_shared.catalogue import Catalogue, ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
-from pixelkiln_shared.jobs import JobSpec, Kind, Result, Role, Status
+from pixelkiln_shared.jobs import JobSpec, Result, Status
 from pixelkiln_shared.keys import new_id
+from pixelkiln_shared.kinds import Kind, Role
 from pixelkiln_shared.ledger.contract import Record
 from pixelkiln_shared.testing.ledger import MemoryLedger
 from pixelkiln_shared.testing.storage import MemoryStorage

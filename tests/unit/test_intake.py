@@ -26,7 +26,8 @@ from pixelkiln_shared.errors import (
     Unavailable,
     UnknownModel,
 )
-from pixelkiln_shared.jobs import JobRequest, JobSpec, Kind, Status
+from pixelkiln_shared.jobs import JobRequest, JobSpec, Status
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger.contract import Idempotency, LaneOffer, Record
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.storage.contract import StoredObject

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pixelkiln.producer import Producer
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.errors import PixelkilnError
-from pixelkiln_shared.jobs import GenerateInput, JobRequest, SegmentInput
+from pixelkiln_shared.jobs import JobRequest
+from pixelkiln_shared.kinds import GenerateInput, SegmentInput
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.testing.bells import MemoryBells
 from pixelkiln_shared.testing.ledger import MemoryLedger

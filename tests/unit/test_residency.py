@@ -10,7 +10,7 @@ import pytest
 
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
-from pixelkiln_shared.jobs import Kind
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families.contract import Outcome, Task, Watch
 from pixelkiln_worker.residency import Residency

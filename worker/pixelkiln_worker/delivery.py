@@ -28,8 +28,8 @@ def prepare(work: Work, facts: dict[str, Any]) -> list[EncodedFile]:
     began = time.monotonic()
     files = encode(work.job.spec, work.outcome, image=work.task.image, facts=facts)
     work.metrics["encode_ms"] = _ms_since(began)
-    work.outcome = replace(work.outcome, pictures=(), segmentation=None)
-    work.task = replace(work.task, image=None)
+    work.outcome = replace(work.outcome, pictures=(), segmentation=None, depth=None)
+    work.task = replace(work.task, images={})
     return files
 
 

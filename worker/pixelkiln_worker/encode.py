@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pixelkiln_shared import __version__
-from pixelkiln_shared.jobs import JobSpec, Role
+from pixelkiln_shared.jobs import JobSpec
+from pixelkiln_shared.kinds import Role
 from pixelkiln_worker import imaging, masks, metadata
 from pixelkiln_worker.annotations import Region, coco, regions
 from pixelkiln_worker.families.contract import Outcome, Picture, Pixels, Segmentation
@@ -40,7 +42,8 @@ def encode(
 ) -> list[EncodedFile]:
     """Return the files of an attempt, the manifest last.
 
-    A picture gives `0.png` (or .webp, .jpeg, as the job asked). A segmentation gives `0.mask.png` (a palette
+    A picture gives `0.png` (or .webp, .jpeg, as the job asked), a depth map `0.depth.png` (16-bit grey, white
+    nearest) and `0.preview.webp` (the same in colours). A segmentation gives `0.mask.png` (a palette
     PNG of segment ids), `0.classes.png` where several segments share a class, `0.overlay.webp`,
     `0.cutout.png` and `annotations.json` (COCO). The same outcome gives the same bytes, but for `facts` in
     the manifest.
@@ -48,16 +51,15 @@ def encode(
     Args:
         job: what was asked.
         outcome: what came of it.
-        image: the input picture of a segment job, HWC RGB uint8.
+        image: the picture the job worked on, HWC RGB uint8.
         facts: for the manifest, JSON: `model` (the model's identity), attempt, device, batch, timings.
 
     Raises:
         ValueError: a segmentation without its picture, or of another size.
     """
-    files = [
-        _picture(job, picture, index, facts.get("model", {}))
-        for index, picture in enumerate(outcome.pictures)
-    ]
+    files = _pictures(job, outcome.pictures, facts.get("model", {}))
+    if outcome.depth is not None:
+        files += _depth(outcome.depth)
     if outcome.segmentation is not None:
         if image is None or image.shape[:2] != outcome.segmentation.ids.shape:
             raise ValueError("a segmentation is encoded with its own picture")
@@ -65,8 +67,29 @@ def encode(
     return [*files, _manifest(job, outcome, facts, files)]
 
 
+def _pictures(job: JobSpec, pictures: Sequence[Picture], model: Mapping[str, Any]) -> list[EncodedFile]:
+    """Encode pictures; each role counts from 0."""
+    counted: Counter[Role] = Counter()
+    files = []
+    for picture in pictures:
+        files.append(_picture(job, picture, counted[picture.role], model))
+        counted[picture.role] += 1
+    return files
+
+
 def _picture(job: JobSpec, picture: Picture, index: int, model: Mapping[str, Any]) -> EncodedFile:
     height, width = picture.pixels.shape[:2]
+    infix = "" if picture.role is Role.IMAGE else f".{picture.role}"
+    if picture.pixels.ndim == 2:
+        return EncodedFile(
+            role=picture.role,
+            index=index,
+            name=f"{index}{infix}.png",
+            data=imaging.png_of_grey(picture.pixels),
+            media_type="image/png",
+            width=width,
+            height=height,
+        )
     pixels = np.ascontiguousarray(picture.pixels)
     text = metadata.parameters(job, seed=picture.seed, width=width, height=height, model=model)
     form = str(job.input.get("format", "png"))
@@ -75,7 +98,6 @@ def _picture(job: JobSpec, picture: Picture, index: int, model: Mapping[str, Any
     else:
         write = imaging.webp_of if form == "webp" else imaging.jpeg_of
         data = write(pixels, exif=metadata.exif(text), xmp=metadata.xmp())
-    infix = "" if picture.role is Role.IMAGE else f".{picture.role}"
     return EncodedFile(
         role=picture.role,
         index=index,
@@ -84,6 +106,26 @@ def _picture(job: JobSpec, picture: Picture, index: int, model: Mapping[str, Any
         media_type=f"image/{form}",
         width=width,
         height=height,
+    )
+
+
+def _depth(depth: NDArray[np.float32]) -> Iterator[EncodedFile]:
+    size = {"width": depth.shape[1], "height": depth.shape[0]}
+    yield EncodedFile(
+        role=Role.DEPTH,
+        index=0,
+        name="0.depth.png",
+        data=imaging.png_of_grey((depth.clip(0, 1) * 65_535).round().astype(np.uint16)),
+        media_type="image/png",
+        **size,
+    )
+    yield EncodedFile(
+        role=Role.PREVIEW,
+        index=0,
+        name="0.preview.webp",
+        data=imaging.webp_of(masks.depth_colours(depth)),
+        media_type="image/webp",
+        **size,
     )
 
 

@@ -165,14 +165,14 @@ def _fetch(shop: Workshop, batch: Batch, jobs: Sequence[HeldJob]) -> None:
     """Bring the jobs' pictures in, side by side; a job whose picture cannot be had fails by itself."""
     began = time.monotonic()
     # jobs of one lane all take a picture, or none of them does; then there is nothing to wait for
-    over = shop.hands.map if any("image" in job.spec.input for job in jobs) else map
+    over = shop.hands.map if any(inputs.fields(job.spec) for job in jobs) else map
     batch.works += [work for work in over(partial(_fetch_one, shop), jobs) if work is not None]
     batch.metrics["fetch_ms"] = batch.metrics.get("fetch_ms", 0.0) + _ms_since(began)
 
 
 def _fetch_one(shop: Workshop, job: HeldJob) -> Work | None:
     try:
-        image = insist(
+        images = insist(
             lambda: inputs.fetch(job.spec, shop.ledger, shop.storage, shop.decode), lambda: job.wanted
         )
     except Unwanted:
@@ -181,7 +181,7 @@ def _fetch_one(shop: Workshop, job: HeldJob) -> Work | None:
         log.warning("an input could not be had", job=job.id, exc_info=True)
         _fail(shop, job, _as_job_error(error))
         return None
-    return Work(job, Task(spec=job.spec, image=image))
+    return Work(job, Task(spec=job.spec, images=images))
 
 
 # ------------------------------------------------------------------------------------------------------ run

@@ -35,14 +35,20 @@ def png_of_ids(ids: NDArray[np.integer]) -> bytes:
     Up to 255: mode P with the PASCAL VOC colours, so one file is a label map and a coloured picture.
     Beyond: 16-bit grey, the number itself.
     """
-    height, width = ids.shape
     if int(ids.max(initial=0)) <= 255:
+        height, width = ids.shape
         rows = _up_filtered(ids.astype(np.uint8))
         palette = (b"PLTE", voc_colours().tobytes())
         return png.png_file(width, height, png.PALETTE, [rows.data], chunks=[palette], flat=True)
-    wide = ids.astype(">u2").view(np.uint8)
-    rows = _up_filtered(wide.reshape(height, width * 2))
-    return png.png_file(width, height, png.GREY, [rows.data], depth=16, flat=True)
+    return png_of_grey(ids.astype(np.uint16), flat=True)
+
+
+def png_of_grey(values: NDArray[np.uint8] | NDArray[np.uint16], *, flat: bool = False) -> bytes:
+    """Return a grey PNG of HW values, 8 or 16 bits deep as they are; `flat` for large areas of one value."""
+    height, width = values.shape
+    depth = 8 * values.itemsize
+    samples = values.astype(f">u{values.itemsize}").view(np.uint8).reshape(height, -1)
+    return png.png_file(width, height, png.GREY, [_up_filtered(samples).data], depth=depth, flat=flat)
 
 
 def webp_of(pixels: Pixels, *, exif: bytes = b"", xmp: bytes = b"", quality: int = _WEBP_QUALITY) -> bytes:

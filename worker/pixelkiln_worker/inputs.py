@@ -1,12 +1,14 @@
-"""A job's picture, from where it is stored to pixels."""
+"""A job's pictures, from where they are stored to pixels."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pixelkiln_shared.errors import InputUnavailable, NotFound
-from pixelkiln_shared.jobs import Artifact, JobRef, JobSpec, ObjectRef, Result, Status
+from pixelkiln_shared.jobs import Artifact, JobSpec, Result, Status
+from pixelkiln_shared.kinds import INPUTS, JobRef, ObjectRef
 from pixelkiln_shared.ledger.contract import Ledger
 from pixelkiln_shared.storage.contract import Storage
 from pixelkiln_worker.families.contract import Pixels
@@ -14,17 +16,23 @@ from pixelkiln_worker.families.contract import Pixels
 Decode = Callable[[bytes], Pixels]
 
 
-def fetch(spec: JobSpec, ledger: Ledger, storage: Storage, decode: Decode) -> Pixels | None:
-    """Return the picture a job works on (HWC, RGB, uint8, upright), or None when its kind takes none.
+def fields(spec: JobSpec) -> list[str]:
+    """Return the fields of a job's input that hold a picture."""
+    return [name for name in INPUTS[spec.kind].pictures if spec.input.get(name) is not None]
+
+
+def fetch(spec: JobSpec, ledger: Ledger, storage: Storage, decode: Decode) -> dict[str, Pixels]:
+    """Return the pictures a job works on by input field, each HWC, RGB, uint8, upright.
 
     Raises:
         InputUnavailable: the object or the parent's artifact is gone, or is not the one that was accepted.
         InvalidImage: the stored bytes are not a picture.
         Unavailable: Redis or the store does not answer; try again.
     """
-    ref = spec.input.get("image")
-    if ref is None:
-        return None
+    return {name: _fetch_one(spec.input[name], ledger, storage, decode) for name in fields(spec)}
+
+
+def _fetch_one(ref: Mapping[str, Any], ledger: Ledger, storage: Storage, decode: Decode) -> Pixels:
     if "object" in ref:
         stored = ObjectRef.model_validate(ref)
         key, sha256 = stored.object, stored.sha256

@@ -1,4 +1,4 @@
-"""A segmentation to look at: the coloured overlay and the cut-outs."""
+"""Results to look at: the coloured overlay of a segmentation, its cut-outs, a depth map in colours."""
 
 from __future__ import annotations
 
@@ -112,3 +112,14 @@ def cutout(image: Pixels, ids: NDArray[np.uint16], segments: tuple[Segment, ...]
     cut[..., :3] = np.where(alpha[..., None] > 0, image, 0)
     cut[..., 3] = alpha
     return cut
+
+
+def depth_colours(depth: NDArray[np.float32]) -> Pixels:
+    """Return a HW depth map in [0, 1] in the Inferno colours, near bright and far dark; HWC RGB uint8.
+
+    The map's own range is stretched over the colours.
+    """
+    low, high = float(depth.min()), float(depth.max())
+    stretched = (depth - low) / max(high - low, 1e-6)
+    coloured = cv2.applyColorMap((stretched * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO)
+    return np.asarray(coloured[..., ::-1], np.uint8)

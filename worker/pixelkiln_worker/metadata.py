@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from pixelkiln_shared import __version__, png
-from pixelkiln_shared.jobs import JobSpec, Kind
+from pixelkiln_shared.jobs import JobSpec
 from pixelkiln_worker.families.contract import Outcome
 
 MANIFEST_FORMAT = "pixelkiln-manifest/1"
@@ -57,7 +57,7 @@ def parameters(job: JobSpec, *, seed: int | None, width: int, height: int, model
         "Model": job.model,
         "Version": SOFTWARE,
     }
-    lines = [str(given.get("prompt", ""))]
+    lines = [str(given.get("prompt") or "")]
     if given.get("negative_prompt"):
         lines.append(f"Negative prompt: {given['negative_prompt']}")
     known = {name: value for name, value in facts.items() if value not in (None, "")}
@@ -103,7 +103,7 @@ def manifest(
     return {
         "format": MANIFEST_FORMAT,
         "job": job.model_dump(mode="json"),
-        "seed": job.input.get("seed") if job.kind is Kind.GENERATE else None,
+        "seed": job.input.get("seed"),
         "model": {"id": job.model, **facts.get("model", {})},
         "run": rest,
         "software": {"pixelkiln": __version__, **_versions()},

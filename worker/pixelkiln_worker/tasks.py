@@ -8,7 +8,7 @@ import structlog
 from celery import Celery
 
 from pixelkiln_shared.errors import Unavailable
-from pixelkiln_shared.jobs import Kind
+from pixelkiln_shared.kinds import Kind
 
 log = structlog.get_logger(__name__)
 

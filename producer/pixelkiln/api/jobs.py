@@ -22,7 +22,8 @@ from pixelkiln.api.services import Parts
 from pixelkiln.api.views import Views
 from pixelkiln.resources import JobPage, JobResource
 from pixelkiln_shared.errors import InvalidInput
-from pixelkiln_shared.jobs import Kind, Status
+from pixelkiln_shared.jobs import Status
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger.contract import Idempotency
 
 MAX_WAIT_S = 60

@@ -11,7 +11,8 @@ from pydantic.json_schema import models_json_schema
 
 from pixelkiln.pipelines import MAX_STEPS
 from pixelkiln.resources import Problem
-from pixelkiln_shared.jobs import INPUTS, JobRequest, Kind, Strict
+from pixelkiln_shared.jobs import JobRequest
+from pixelkiln_shared.kinds import INPUTS, Kind, Strict
 
 _REFERENCE = "#/components/schemas/{model}"
 

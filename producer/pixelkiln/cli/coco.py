@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pixelkiln.cli.faults import FAILED
-from pixelkiln_shared.jobs import Role
+from pixelkiln_shared.kinds import Role
 
 if TYPE_CHECKING:
     from pixelkiln.client import Artifact, Client, Job

@@ -235,7 +235,8 @@ def fault_of(request: dict[str, Any], batch: Batch) -> str | None:
     """Return what is wrong with a request, or None."""
     from pydantic import ValidationError
 
-    from pixelkiln_shared.jobs import INPUTS, JobRequest
+    from pixelkiln_shared.jobs import JobRequest
+    from pixelkiln_shared.kinds import INPUTS
 
     fields = dict(request["input"])
     if isinstance(fields.get("image"), str):

@@ -11,7 +11,8 @@ import httpx2
 from pixelkiln.client.errors import PixelkilnError
 from pixelkiln.client.wire import Call, Retry, below, problem_of, unreachable
 from pixelkiln.resources import GroupResource, JobFailure, JobResource, Progress
-from pixelkiln_shared.jobs import TERMINAL, Kind, Status
+from pixelkiln_shared.jobs import TERMINAL, Status
+from pixelkiln_shared.kinds import Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, get_args, get_origin
 
-from pixelkiln_shared.jobs import INPUTS, JobRequest, Kind
+from pydantic import BaseModel
+
+from pixelkiln_shared.jobs import JobRequest
+from pixelkiln_shared.kinds import INPUTS, Kind
 
 ENVELOPE = frozenset(JobRequest.model_fields) - {"input"}
 
@@ -50,7 +53,8 @@ def known_fields() -> frozenset[str]:
 @cache
 def text_fields() -> frozenset[str]:
     """Return those names of a flat row whose values are text, whatever they look like."""
-    fields = [field for model in (JobRequest, *INPUTS.values()) for field in model.model_fields.items()]
+    models: tuple[type[BaseModel], ...] = (JobRequest, *INPUTS.values())
+    fields = [field for model in models for field in model.model_fields.items()]
     others = (bool, int, float, list, dict)
     mixed = {
         name

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pixelkiln.resources import ArtifactResource, JobResource
-from pixelkiln_shared.jobs import Role
+from pixelkiln_shared.kinds import Role
 
 if TYPE_CHECKING:
     from PIL.Image import Image

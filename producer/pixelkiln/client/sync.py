@@ -23,7 +23,7 @@ from pixelkiln.resources import (
     StatsResource,
     WorkerResource,
 )
-from pixelkiln_shared.jobs import Kind
+from pixelkiln_shared.kinds import Kind
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pixelkiln.resources import ArtifactResource, JobResource
-from pixelkiln_shared.jobs import Kind, Role, Status
+from pixelkiln_shared.jobs import Status
+from pixelkiln_shared.kinds import Kind, Role
 
 MOSAIC = 4  # pictures on one card
 PICTURES = frozenset({Role.IMAGE, Role.OVERLAY, Role.CUTOUT, Role.MASK, Role.PREVIEW})

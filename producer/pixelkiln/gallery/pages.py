@@ -18,7 +18,8 @@ from pixelkiln.gallery import cards
 from pixelkiln.gallery.cards import Card
 from pixelkiln.gallery.snippets import request_of, snippets
 from pixelkiln_shared.errors import InvalidCursor, NotFound
-from pixelkiln_shared.jobs import Artifact, JobSpec, Kind, Result, Role, Status
+from pixelkiln_shared.jobs import Artifact, JobSpec, Result, Status
+from pixelkiln_shared.kinds import Kind, Role
 
 PAGE = 36
 STATIC = Path(__file__).with_name("static")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pixelkiln.resources import JobResource
 from pixelkiln_shared.catalogue import Catalogue
-from pixelkiln_shared.jobs import INPUTS, Kind
+from pixelkiln_shared.kinds import INPUTS, Kind
 
 _FLAGS = {
     "count": "-n",

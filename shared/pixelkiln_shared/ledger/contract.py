@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pixelkiln_shared.jobs import Kind, Priority, Status
+from pixelkiln_shared.jobs import Priority, Status
+from pixelkiln_shared.kinds import Kind
 
 MAX_STRIKES = 3
 

@@ -8,8 +8,9 @@ from typing import cast
 import redis
 
 from pixelkiln_shared.errors import NotFound
-from pixelkiln_shared.jobs import Kind, Priority, Status
+from pixelkiln_shared.jobs import Priority, Status
 from pixelkiln_shared.keys import LedgerKey
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger.connection import redis_errors
 from pixelkiln_shared.ledger.contract import Group, LaneStats, Page, Record
 from pixelkiln_shared.ledger.scripts import Scripts

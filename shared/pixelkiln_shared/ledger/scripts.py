@@ -10,7 +10,7 @@ import redis
 from redis.client import Pipeline
 
 from pixelkiln_shared import keys
-from pixelkiln_shared.jobs import Kind
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger.contract import MAX_STRIKES
 
 SETTLE_BUDGET = 200  # children told in one move; a sweep goes on with the rest

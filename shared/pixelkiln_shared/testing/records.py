@@ -10,7 +10,8 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
 from pixelkiln_shared.errors import NotFound
-from pixelkiln_shared.jobs import Kind, Status
+from pixelkiln_shared.jobs import Status
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger.contract import Group, LaneStats, Page, Record
 from pixelkiln_shared.testing.lanes import Job, Lane
 

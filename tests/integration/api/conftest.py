@@ -22,7 +22,8 @@ from pixelkiln.api.app import create_app
 from pixelkiln.api.protocol import HeadTimeoutProtocol
 from pixelkiln_shared import keys
 from pixelkiln_shared.fleet import Fleet, WorkerInfo
-from pixelkiln_shared.jobs import Artifact, JobSpec, Result, Role
+from pixelkiln_shared.jobs import Artifact, JobSpec, Result
+from pixelkiln_shared.kinds import Role
 from pixelkiln_shared.ledger import RedisLedger, redis_client
 from pixelkiln_shared.ledger.contract import Claimed, LaneOffer, Ledger
 from pixelkiln_shared.settings import Settings

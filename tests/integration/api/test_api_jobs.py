@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from pixelkiln_shared import keys
-from pixelkiln_shared.jobs import Role
+from pixelkiln_shared.kinds import Role
 from tests.integration.api.conftest import Api, picture
 
 BODY = {"kind": "generate", "input": {"prompt": "a red house"}}

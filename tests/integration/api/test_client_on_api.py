@@ -21,7 +21,7 @@ from PIL import Image
 from pixelkiln import AsyncClient, Client, NotFoundError, QueueFullError, ValidationError
 from pixelkiln.cli import main
 from pixelkiln.cli.journal import Journal, journal_path
-from pixelkiln_shared.jobs import Role
+from pixelkiln_shared.kinds import Role
 from pixelkiln_shared.ledger.contract import LaneOffer
 from tests.integration.api.conftest import Api, picture
 

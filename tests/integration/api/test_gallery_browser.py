@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from pixelkiln_shared import keys
-from pixelkiln_shared.jobs import Artifact, JobSpec, Result, Role
+from pixelkiln_shared.jobs import Artifact, JobSpec, Result
+from pixelkiln_shared.kinds import Role
 from tests.integration.api.conftest import Api, picture
 
 pytestmark = pytest.mark.browser

@@ -17,7 +17,7 @@ from skimage.filters import threshold_multiotsu
 
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import InvalidInput, ModelUnavailable, PixelkilnError
-from pixelkiln_shared.jobs import Box, Point
+from pixelkiln_shared.kinds import Box, Point
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families import colours, grabcut, regions
 from pixelkiln_worker.families.contract import Outcome, Pixels, Segmentation, Task, Watch

@@ -6,7 +6,7 @@ back pixels; everything else is the firing's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pixelkiln_shared.catalogue import ModelEntry
-from pixelkiln_shared.jobs import JobSpec, Role
+from pixelkiln_shared.jobs import JobSpec
+from pixelkiln_shared.kinds import Role
 from pixelkiln_worker.device import Device
 
 Pixels = NDArray[np.uint8]
@@ -22,15 +23,20 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One job of a batch. `image` is HWC, RGB, uint8, [0, 255], upright; None where the kind takes none."""
+    """One job of a batch. `images` are its pictures by input field: HWC, RGB, uint8, [0, 255], upright."""
 
     spec: JobSpec
-    image: Pixels | None = None
+    images: Mapping[str, Pixels] = field(default_factory=dict)
+
+    @property
+    def image(self) -> Pixels | None:
+        """The picture the job works on; None where its kind takes none."""
+        return self.images.get("image")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """A picture made: HWC uint8, RGB or RGBA. `seed` is the one that made just this picture."""
+    """A picture made: HWC uint8, RGB or RGBA, or HW uint8, grey. `seed` is the one that made just this."""
 
     pixels: Pixels
     role: Role = Role.IMAGE
@@ -60,10 +66,14 @@ class Segmentation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What one job came to. `detail` goes into the result and the manifest as it is (JSON)."""
+    """What one job came to. `detail` goes into the result and the manifest as it is (JSON).
+
+    `depth` is HW float32 in [0, 1], 0 the farthest, 1 the nearest.
+    """
 
     pictures: tuple[Picture, ...] = ()
     segmentation: Segmentation | None = None
+    depth: NDArray[np.float32] | None = None
     detail: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[dict[str, str], ...] = ()
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pixelkiln_shared.jobs import Box, Point
+from pixelkiln_shared.kinds import Box, Point
 from pixelkiln_worker.families import regions
 from pixelkiln_worker.families.contract import Pixels
 from pixelkiln_worker.families.segments import shrink
