@@ -8,25 +8,23 @@ workers do it at boot.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
-import transformers
 from numpy.typing import NDArray
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+from transformers import AutoModelForSemanticSegmentation
 
 from pixelkiln_shared.catalogue import ModelEntry
-from pixelkiln_shared.errors import InvalidInput, ModelUnavailable
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_worker import weights
 from pixelkiln_worker.device import Device
-from pixelkiln_worker.families.contract import Outcome, Pixels, Segmentation, Task, Watch
+from pixelkiln_worker.families.contract import Outcome, Pixels, Segmentation, Task
+from pixelkiln_worker.families.networks import Network, PictureModel, open_network, probe
 from pixelkiln_worker.families.segments import Part, absorb_specks, assemble, enlarge, keep, shrink
 
 WORK_PX = 1024
@@ -34,7 +32,6 @@ WORK_PX = 1024
 _SPECK_SHARE = 1 / 1_000
 """Pieces smaller than this share of the picture go to their neighbours: specks and pinholes."""
 _NOTHING = frozenset({"background", "unlabeled", "void"})
-_LIBRARIES = ("torch", "transformers", "safetensors")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,65 +62,23 @@ class ClassTable:
         )
 
 
-class SemanticSegmenter:
+class SemanticSegmenter(PictureModel):
     """A semantic segmentation network, loaded."""
 
-    def __init__(
-        self, entry: ModelEntry, device: Device, net: Any, processor: Any, identity: dict[str, Any]
-    ) -> None:
-        self.max_rows = entry.limits.max_batch
-        self.identity = identity
-        self.footprint_bytes = sum(p.numel() * p.element_size() for p in (*net.parameters(), *net.buffers()))
-        self.classes = ClassTable.of(entry, net.config)
-        self._world = entry.world
-        self._device = device
-        self._net: Any = net
-        self._processor: Any = processor
+    def __init__(self, entry: ModelEntry, network: Network) -> None:
+        super().__init__(entry, network)
+        self.classes = ClassTable.of(entry, network.net.config)
 
-    def run(self, batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
-        """Segment the pictures, `max_rows` in one pass; a step is a pass."""
-        outcomes: list[Outcome | Exception] = []
-        passes = -(-len(batch) // self.max_rows)
-        for number in range(passes):
-            tasks = batch[number * self.max_rows : (number + 1) * self.max_rows]
-            outcomes += self._pass(tasks)
-            watch.step(number + 1, passes)
-        return outcomes
-
-    def close(self) -> None:
-        """Drop the network and hand its memory back."""
-        self._net = self._processor = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def warm_up(self) -> None:
-        """Segment a grey picture: reads every weight, and finds what would only give noise.
-
-        Raises:
-            ModelUnavailable: the network's numbers are not finite.
-        """
-        if not all(torch.isfinite(row).all() for row in self._logits([np.full((64, 64, 3), 128, np.uint8)])):
-            raise weights.not_finite()
-
-    def _pass(self, tasks: Sequence[Task]) -> list[Outcome | Exception]:
-        outcomes: dict[int, Outcome | Exception] = {}
-        images = {index: task.image for index, task in enumerate(tasks) if task.image is not None}
-        for index, logits in zip(images, self._logits(list(images.values())), strict=True):
-            outcomes[index] = self._outcome(tasks[index], images[index], logits)
-        missing = InvalidInput("a segment job needs a picture", pointer="/input/image")
-        return [outcomes.get(index, missing) for index in range(len(tasks))]
+    def answer(self, tasks: Sequence[Task], images: Sequence[Pixels]) -> list[Outcome | Exception]:
+        """Segment the pictures in one pass."""
+        return [self._outcome(*one) for one in zip(tasks, images, self._logits(images), strict=True)]
 
     @torch.inference_mode()
-    def _logits(self, images: list[Pixels]) -> list[torch.Tensor]:
+    def _logits(self, images: Sequence[Pixels]) -> list[torch.Tensor]:
         """Return the class logits of each picture, (classes, h, w), at the network's own resolution."""
-        prepared = [self._processor(images=image, return_tensors="pt").pixel_values for image in images]
         logits: list[torch.Tensor] = [torch.empty(0)] * len(images)
-        for shape in {tuple(picture.shape) for picture in prepared}:  # processors that keep the aspect ratio
-            places = [index for index, picture in enumerate(prepared) if tuple(picture.shape) == shape]
-            pixels = torch.cat([prepared[index] for index in places])  # (n, 3, H, W)
-            rows = self._net(pixel_values=pixels.to(self._device.name, self._net.dtype)).logits.float()
-            for place, row in zip(places, rows, strict=True):
+        for places, pixels in self.network.pixel_values(images):
+            for place, row in zip(places, self.network.net(pixel_values=pixels).logits.float(), strict=True):
                 logits[place] = row
         return logits
 
@@ -134,9 +89,8 @@ class SemanticSegmenter:
         found, warnings = keep(found, task.spec.input.get("labels") or (), self._labels())
         if not found.segments:
             warnings += ({"code": "nothing_found", "message": "no part of the picture was found"},)
-        detail: dict[str, Any] = {"labels": sorted({segment.label for segment in found.segments})}
-        if self._world:
-            detail["note"] = f"the model knows only pictures of its own world, {self._world}"
+        labels = sorted({segment.label for segment in found.segments})
+        detail: dict[str, Any] = {"labels": labels} | self.world_note()
         return Outcome(segmentation=found, detail=detail, warnings=warnings)
 
     @torch.inference_mode()
@@ -192,37 +146,13 @@ def instances(
 
 
 def load(entry: ModelEntry, device: Device) -> SemanticSegmenter:
-    """Open the entry's directory on the device, in the device's dtype, and run it once to warm it.
+    """Open the entry's directory on the device and run it once to warm it.
 
     Raises:
         ModelUnavailable: the weights are missing, damaged or not a semantic segmentation network.
     """
-    found = weights.resolve(entry)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    network = open_network(entry, device, AutoModelForSemanticSegmentation)
     with weights.loading(entry):
-        net, facts = AutoModelForSemanticSegmentation.from_pretrained(
-            str(found.folder),
-            dtype=getattr(torch, device.dtype_name),
-            variant=found.variant,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-        if facts["missing_keys"] or facts["mismatched_keys"]:
-            lacking = sorted(map(str, facts["missing_keys"] or facts["mismatched_keys"]))
-            raise ModelUnavailable(f"the weights are incomplete: no {lacking[0]}")
-        processor = AutoImageProcessor.from_pretrained(  # PIL everywhere: the same pixels on every machine
-            str(found.folder), backend="pil", local_files_only=True, trust_remote_code=False
-        )
-        net.eval().requires_grad_(False).to(device.name)
-        identity = found.identity | {
-            "network": type(net).__name__,
-            "dtype": device.dtype_name,
-            "device": torch.cuda.get_device_name(device.name) if device.kind == "cuda" else device.name,
-            "versions": {name: version(name) for name in _LIBRARIES},
-        }
-        model = SemanticSegmenter(entry, device, net, processor, identity)
-        model.warm_up()
+        model = SemanticSegmenter(entry, network)
+        model.warm_up(Task(spec=probe(Kind.SEGMENT, entry)))
     return model
