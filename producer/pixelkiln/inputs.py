@@ -7,22 +7,24 @@ import binascii
 import json
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pixelkiln.validation import is_id, validate, wrong
 from pixelkiln_shared import keys
 from pixelkiln_shared.catalogue import Catalogue
-from pixelkiln_shared.errors import InvalidImage, InvalidInput, NotFound, UnknownModel
+from pixelkiln_shared.errors import InvalidImage, InvalidInput, NotFound, StorageUnavailable, UnknownModel
 from pixelkiln_shared.jobs import JobSpec, Result, Status
 from pixelkiln_shared.kinds import (
+    INPUTS,
     ImageRef,
     InlineRef,
     JobRef,
     Kind,
+    KindInput,
     ObjectRef,
     Role,
-    SegmentInput,
     StoredRef,
     UploadRef,
     UrlRef,
@@ -41,11 +43,9 @@ _REFERENCES: dict[str, type[UploadRef | JobRef | UrlRef | InlineRef]] = {
     "base64": InlineRef,
 }
 
-# The artifacts of each kind that are pictures. `image` of a segment job is its own input: what one re-runs.
-_PICTURES = {
-    Kind.GENERATE: (Role.IMAGE,),
-    Kind.SEGMENT: (Role.IMAGE, Role.MASK, Role.OVERLAY, Role.CUTOUT),
-}
+_DRAWN = (Kind.GENERATE, Kind.EDIT)  # what a model draws belongs to its world, in a size that is known before
+
+Wanted = TypeVar("Wanted", bound=KindInput)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +73,18 @@ class Source:
     reference: JobRef | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """The pictures of a job in their last form.
+
+    `references` by input field; `stored` are the keys written for them, `waits_for` the jobs they come from.
+    """
+
+    references: Mapping[str, StoredRef]
+    stored: tuple[str, ...]
+    waits_for: tuple[str, ...]
+
+
 class Inputs:
     """Reads references against the storage and the ledger. Thread-safe."""
 
@@ -83,26 +95,27 @@ class Inputs:
         self._limits = limits
         self._places = threading.BoundedSemaphore(OPENED_AT_ONCE)
 
-    def read(self, raw: Mapping[str, Any], at: str) -> SegmentInput:
-        """Validate a segment input; the reference by its own form, so that an error names one field.
+    def read(self, form: type[Wanted], raw: Mapping[str, Any], at: str) -> Wanted:
+        """Validate an input; each reference by its own form, so that an error names one field.
 
         Raises:
             InvalidInput: as `validate`, or `invalid_reference`.
         """
-        image = raw.get("image")
-        if isinstance(image, Mapping):
-            form = next((form for name, form in _REFERENCES.items() if name in image), None)
-            if form is None:
-                known = list(_REFERENCES)
-                raise wrong(
-                    "invalid_reference", f"{at}/image", "a picture is one of the known forms", known=known
-                )
-            raw = {**raw, "image": validate(form, image, at=f"{at}/image")}
-        elif "image" in raw:
-            raise wrong(
-                "invalid_type", f"{at}/image", 'a picture is an object, such as {"upload": "upl_..."}'
-            )
-        return validate(SegmentInput, raw, at=at)
+        references = {name: _reference(raw[name], f"{at}/{name}") for name in form.pictures if raw.get(name)}
+        return validate(form, {**raw, **references} if references else raw, at=at)
+
+    def look_all(self, wanted: KindInput, order: Order, at: str) -> dict[str, Source]:
+        """Find every picture of an input; nothing is stored yet.
+
+        Raises:
+            InvalidInput, InvalidImage, NotFound: a reference leads to no picture of this tenant.
+        """
+        given = {name: getattr(wanted, name) for name in type(wanted).pictures}
+        return {
+            name: self.look(reference, order, f"{at}/{name}")
+            for name, reference in given.items()
+            if reference is not None
+        }
 
     def look(self, reference: ImageRef, order: Order, at: str) -> Source:
         """Find the picture and its size; nothing is stored yet.
@@ -121,17 +134,37 @@ class Inputs:
             return self._uploaded(reference.upload, order.tenant, at)
         return self._artifact(reference, order, at)
 
-    def keep(self, source: Source, key: str) -> tuple[StoredRef, tuple[str, ...]]:
-        """Store the picture under the job's own key; returns the reference and the keys written."""
+    def keep_all(self, sources: Mapping[str, Source], tenant: str, job_id: str) -> Kept:
+        """Store the pictures that came as bytes under the job's own keys.
+
+        Raises:
+            StorageUnavailable: the store does not answer; what was stored before is removed.
+        """
+        references: dict[str, StoredRef] = {}
+        stored: list[str] = []
+        try:
+            for name, source in sources.items():
+                key = keys.input_key(tenant, job_id, name)
+                references[name] = self._keep(source, key)
+                if source.data is not None:
+                    stored.append(key)
+        except StorageUnavailable:
+            for key in stored:
+                with suppress(StorageUnavailable):
+                    self._storage.delete(key)
+            raise
+        waits_for = dict.fromkeys(made.job for made in references.values() if isinstance(made, JobRef))
+        return Kept(references=references, stored=tuple(stored), waits_for=tuple(waits_for))
+
+    def _keep(self, source: Source, key: str) -> StoredRef:
         if source.data is None:
             assert source.reference is not None  # noqa: S101 - the invariant of Source
-            return source.reference, ()
+            return source.reference
         stored = self._storage.put(key, source.data, media_type=source.media_type)
         assert source.width is not None  # noqa: S101 - bytes have a size
         assert source.height is not None  # noqa: S101
         assert stored.sha256 is not None  # noqa: S101
-        made = ObjectRef(object=key, sha256=stored.sha256, width=source.width, height=source.height)
-        return made, (key,)
+        return ObjectRef(object=key, sha256=stored.sha256, width=source.width, height=source.height)
 
     def upload(self, data: bytes, tenant: str) -> tuple[str, str, CheckedPicture]:
         """Check and store a picture for later jobs; returns its id, its SHA-256 and the picture.
@@ -189,13 +222,14 @@ class Inputs:
 
     def _artifact(self, reference: JobRef, order: Order, at: str) -> Source:
         parent, record = self._parent(reference.job, order, at)
-        if reference.role not in _PICTURES[parent.kind]:
-            roles = [role.value for role in _PICTURES[parent.kind]]
+        makes = INPUTS[parent.kind].makes
+        if reference.role is Role.IMAGE and Role.IMAGE not in makes:
+            return self._same_input(parent, reference, order, at)  # what it worked on: one re-runs that
+        if reference.role not in makes:
+            roles = [role.value for role in dict.fromkeys((Role.IMAGE, *makes))]
             raise wrong(
                 "invalid_reference", f"{at}/role", f"a {parent.kind} job has no such picture", known=roles
             )
-        if parent.kind is Kind.SEGMENT and reference.role is Role.IMAGE:
-            return self._same_input(parent, reference, order, at)
         if record is not None and record.status.terminal and record.status is not Status.SUCCEEDED:
             raise wrong("parent_failed", f"{at}/job", f"that job has {record.status}: it has no picture")
         width, height = _picture_size(parent, record, reference, at)
@@ -216,7 +250,7 @@ class Inputs:
         return JobSpec.model_validate_json(record.spec), record
 
     def _same_input(self, parent: JobSpec, reference: JobRef, order: Order, at: str) -> Source:
-        """The picture another segment job took apart: copied, or waited for as that job did."""
+        """The picture another job worked on: copied, or waited for as that job did."""
         if reference.index:
             raise wrong("out_of_range", f"{at}/index", "that job has one input picture", min=0, max=0)
         image = parent.input["image"]
@@ -233,9 +267,18 @@ class Inputs:
 
     def _world(self, parent: JobSpec) -> str:
         try:
-            return self._catalogue.get(parent.model).world if parent.kind is Kind.GENERATE else ""
+            return self._catalogue.get(parent.model).world if parent.kind in _DRAWN else ""
         except UnknownModel:
             return ""  # the catalogue has changed since
+
+
+def _reference(raw: object, at: str) -> UploadRef | JobRef | UrlRef | InlineRef:
+    if not isinstance(raw, Mapping):
+        raise wrong("invalid_type", at, 'a picture is an object, such as {"upload": "upl_..."}')
+    form = next((form for name, form in _REFERENCES.items() if name in raw), None)
+    if form is None:
+        raise wrong("invalid_reference", at, "a picture is one of the known forms", known=list(_REFERENCES))
+    return validate(form, raw, at=at)
 
 
 def picture_limits(settings: Settings) -> PictureLimits:
@@ -251,7 +294,7 @@ def _picture_size(
     parent: JobSpec, record: Record | None, reference: JobRef, at: str
 ) -> tuple[int | None, int | None]:
     """Return width and height of another job's picture as far as they are known; check that it will exist."""
-    if parent.kind is Kind.GENERATE and reference.index >= parent.rows:
+    if parent.kind in _DRAWN and reference.index >= parent.rows:
         raise wrong(
             "out_of_range", f"{at}/index", "that job makes fewer pictures", min=0, max=parent.rows - 1
         )
@@ -261,6 +304,6 @@ def _picture_size(
         if not found:
             raise InvalidInput("that job has no such picture", code="out_of_range", pointer=f"{at}/index")
         return found[0].width, found[0].height
-    if parent.kind is Kind.GENERATE:
+    if parent.kind in _DRAWN:
         return parent.input["width"], parent.input["height"]
     return None, None

@@ -10,21 +10,40 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pixelkiln.inputs import Inputs, Order, Source
-from pixelkiln.validation import escape, validate, wrong
+from pixelkiln.checks import (
+    check_mask,
+    check_picture,
+    check_regions,
+    check_size,
+    check_steps,
+    check_tags,
+    check_wishes,
+    warnings_of,
+)
+from pixelkiln.inputs import Inputs, Kept, Order, Source
+from pixelkiln.validation import validate
 from pixelkiln.vocabulary import unknown_words, vocabulary_of
 from pixelkiln_shared import keys
-from pixelkiln_shared.catalogue import Catalogue, ModelEntry
+from pixelkiln_shared.catalogue import Catalogue, Limits, ModelEntry
 from pixelkiln_shared.errors import UnknownModel
 from pixelkiln_shared.jobs import JobRequest, JobSpec, new_seed
-from pixelkiln_shared.kinds import GenerateInput, Kind, ObjectRef, SegmentInput
+from pixelkiln_shared.kinds import (
+    INPUTS,
+    EditInput,
+    Kind,
+    KindInput,
+    SampledInput,
+    SegmentInput,
+    SizedInput,
+    UpscaleInput,
+)
 from pixelkiln_shared.ledger.contract import NewJob
 
-MAX_LABEL_KEY = 64
-MAX_LABEL_VALUE = 256
-
-# What a generator gets when neither the request nor its catalogue entry says; bounded by the entry's limits.
+# What a sampler gets when neither the request nor its catalogue entry says; bounded by the entry's limits.
 _FALLBACKS: dict[str, Any] = {"width": 512, "height": 512, "steps": 20, "guidance": 5.0}
+_STRENGTH, _MASK_STRENGTH = 0.6, 1.0
+_SIDES = ("width", "height")
+_CELL_PX = 8  # sides are multiples of this
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,67 +75,108 @@ class Intake:
         """
         if not isinstance(request, JobRequest):
             request = validate(JobRequest, request, at=order.at)
-        _check_labels(request.labels, order.at)
+        check_tags(request.labels, order.at)
         job_id = keys.new_id("job")
         try:
-            entry = self.catalogue.get(request.model, request.kind) if request.model is not None else None
-            if request.kind is Kind.GENERATE:
-                entry = entry or self.catalogue.default(Kind.GENERATE)
-                return self._generate(request, entry, order, job_id)
-            return self._segment(request, entry, order, job_id)
+            return self._prepare(request, order, job_id)
         except UnknownModel as error:
             error.pointer = f"{order.at}/model"
             raise
 
-    # -------------------------------------------------------------------------------------------- generate
-
-    def _generate(self, request: JobRequest, entry: ModelEntry, order: Order, job_id: str) -> Prepared:
+    def _prepare(self, request: JobRequest, order: Order, job_id: str) -> Prepared:
         at = f"{order.at}/input"
-        wanted = validate(GenerateInput, request.input, at=at)
-        if wanted.prompt is None and entry.prompt == "needed":
-            raise wrong("missing_field", f"{at}/prompt", f"{entry.id} draws from a prompt")
-        settled = dict(wanted)
-        for name, fallback in _FALLBACKS.items():
-            if settled[name] is None:
-                settled[name] = entry.defaults.get(name, _bounded(name, fallback, entry))
-        _check_size(entry, settled["width"], settled["height"], at)
-        if settled["steps"] > entry.limits.max_steps:
-            raise wrong(
-                "out_of_range",
-                f"{at}/steps",
-                f"{entry.id} takes 1 to {entry.limits.max_steps} steps",
-                min=1,
-                max=entry.limits.max_steps,
-            )
-        _check_options(entry, wanted.options, at)
-        if settled["seed"] is None:
-            settled["seed"] = new_seed()
-        warnings = unknown_words(entry, self._vocabularies[entry.id], wanted.prompt or "")
-        return _prepared(request, order, job_id, entry, settled, warnings)
+        named = self.catalogue.get(request.model, request.kind) if request.model is not None else None
+        wanted = self._inputs.read(INPUTS[request.kind], request.input, at)
+        if named is not None:
+            check_wishes(named, wanted, at)  # before a picture is fetched and opened
+        sources = self._inputs.look_all(wanted, order, at)
+        world = sources["image"].world if "image" in sources else ""
+        entry = named or self._default(request.kind, wanted, world)
+        if named is None:
+            check_wishes(entry, wanted, at)
+        settled = wanted.model_dump(exclude=set(sources))
+        _settle(settled, wanted, entry, sources, at)
+        warnings = warnings_of(entry, wanted, world=world, chosen=named is None)
+        if isinstance(wanted, SampledInput) and entry.prompt != "ignored":
+            warnings += unknown_words(entry, self._vocabularies[entry.id], wanted.prompt or "")
+        kept = self._inputs.keep_all(sources, order.tenant, job_id)
+        settled |= {name: reference.model_dump(mode="json") for name, reference in kept.references.items()}
+        return _prepared(request, order, job_id, entry, settled, warnings, kept)
 
-    # -------------------------------------------------------------------------------------------- segment
+    def _default(self, kind: Kind, wanted: KindInput, world: str) -> ModelEntry:
+        marks = isinstance(wanted, SegmentInput) and bool(wanted.points or wanted.boxes)
+        labels = wanted.labels if isinstance(wanted, SegmentInput) else ()
+        return self.catalogue.default(kind, world=world, marks=marks, labels=labels)
 
-    def _segment(self, request: JobRequest, entry: ModelEntry | None, order: Order, job_id: str) -> Prepared:
-        at = f"{order.at}/input"
-        wanted = self._inputs.read(request.input, at)
-        marks = bool(wanted.points or wanted.boxes)
-        if entry is not None:
-            _check_wishes(entry, wanted, at)  # before the picture is fetched and opened
-        source = self._inputs.look(wanted.image, order, f"{at}/image")
-        if entry is None:
-            entry = self.catalogue.default(Kind.SEGMENT, world=source.world, marks=marks)
-            _check_wishes(entry, wanted, at)
-        _check_picture(entry, source, f"{at}/image")
-        _check_regions(wanted, source, at)
-        reference, stored = self._inputs.keep(source, keys.input_key(order.tenant, job_id))
-        settled = dict(wanted) | {
-            "image": reference.model_dump(mode="json"),
-            "points": [point.model_dump() for point in wanted.points],
-            "boxes": [box.model_dump() for box in wanted.boxes],
-        }
-        warnings = _segment_warnings(entry, wanted, marks, chosen=request.model is None)
-        waits = () if isinstance(reference, ObjectRef) else (reference.job,)
-        return _prepared(request, order, job_id, entry, settled, warnings, waits=waits, stored=stored)
+
+def _settle(
+    settled: dict[str, Any],
+    wanted: KindInput,
+    entry: ModelEntry,
+    sources: Mapping[str, Source],
+    at: str,
+) -> None:
+    """Fill in what the request left out, and hold the rest to the model's limits."""
+    if isinstance(wanted, SampledInput):
+        _settle_sampling(settled, entry, at)
+    if isinstance(wanted, SizedInput):
+        _settle_size(settled, entry, sources.get("image"), at)
+    elif sources:
+        check_picture(entry, sources["image"], f"{at}/image")
+    if isinstance(wanted, EditInput):
+        check_mask(sources, at)
+        if wanted.strength is None:
+            name, fallback = ("mask_strength", _MASK_STRENGTH) if wanted.mask else ("strength", _STRENGTH)
+            settled["strength"] = entry.defaults.get(name, fallback)
+    if isinstance(wanted, SegmentInput):
+        check_regions(wanted, sources["image"], at)
+    if isinstance(wanted, UpscaleInput) and wanted.scale is None:
+        settled["scale"] = entry.defaults.get("scale")
+
+
+def _settle_sampling(settled: dict[str, Any], entry: ModelEntry, at: str) -> None:
+    for name in ("steps", "guidance"):
+        if settled[name] is None:
+            settled[name] = entry.defaults.get(name, _bounded(name, _FALLBACKS[name], entry))
+    check_steps(entry, settled["steps"], at)
+    if settled["seed"] is None:
+        settled["seed"] = new_seed()
+
+
+def _settle_size(settled: dict[str, Any], entry: ModelEntry, source: Source | None, at: str) -> None:
+    defaults = {name: entry.defaults.get(name, _bounded(name, _FALLBACKS[name], entry)) for name in _SIDES}
+    if source is not None and source.width is not None and source.height is not None:
+        defaults = dict(zip(_SIDES, fitted(source.width, source.height, entry.limits), strict=True))
+    for name in _SIDES:
+        if settled[name] is None:
+            settled[name] = defaults[name]
+    check_size(entry, settled["width"], settled["height"], at)
+
+
+def fitted(width: int, height: int, limits: Limits) -> tuple[int, int]:
+    """Return the size nearest to a picture's own that a model draws: within its limits, in whole cells.
+
+    The proportions stay, but for rounding and for pictures so narrow that both limits cannot be kept.
+    """
+    largest = min(limits.max_side / max(width, height), (limits.max_pixels / (width * height)) ** 0.5, 1.0)
+    scale = max(largest, min(limits.min_side / min(width, height), limits.max_side / max(width, height)))
+    low, high = -(-limits.min_side // _CELL_PX), limits.max_side // _CELL_PX
+    cells = [min(max(round(side * scale / _CELL_PX), low), high) for side in (width, height)]
+    while cells[0] * cells[1] * _CELL_PX**2 > limits.max_pixels:
+        longer = 0 if cells[0] >= cells[1] else 1
+        if cells[longer] <= low:
+            break
+        cells[longer] -= 1
+    return cells[0] * _CELL_PX, cells[1] * _CELL_PX
+
+
+def _bounded(name: str, fallback: Any, entry: ModelEntry) -> Any:
+    ceilings = {
+        "width": entry.limits.max_side,
+        "height": entry.limits.max_side,
+        "steps": entry.limits.max_steps,
+    }
+    return min(fallback, ceilings.get(name, fallback))
 
 
 def _prepared(
@@ -126,9 +186,7 @@ def _prepared(
     entry: ModelEntry,
     settled: dict[str, Any],
     warnings: list[dict[str, str]],
-    *,
-    waits: tuple[str, ...] = (),
-    stored: tuple[str, ...] = (),
+    kept: Kept,
 ) -> Prepared:
     group = order.group or request.group
     spec = JobSpec(
@@ -154,155 +212,8 @@ def _prepared(
         priority=spec.priority,
         rows=spec.rows,
         group=group,
-        waits_for=waits,
+        waits_for=kept.waits_for,
         start_deadline_s=request.start_deadline_s,
         retention_s=request.retention_s,
     )
-    return Prepared(spec=spec, job=job, stored=stored)
-
-
-# ------------------------------------------------------------------------------------------------ checks
-
-
-def _check_labels(labels: Mapping[str, str], at: str) -> None:
-    for name, value in labels.items():
-        fits = 0 < len(name) <= MAX_LABEL_KEY and len(value) <= MAX_LABEL_VALUE
-        if not (fits and name.isprintable() and value.isprintable()):
-            raise wrong(
-                "invalid_label",
-                f"{at}/labels/{escape(name)}",
-                f"a label is printable text: a name of 1 to {MAX_LABEL_KEY} characters, "
-                f"a value of at most {MAX_LABEL_VALUE}",
-            )
-
-
-def _bounded(name: str, fallback: Any, entry: ModelEntry) -> Any:
-    ceilings = {
-        "width": entry.limits.max_side,
-        "height": entry.limits.max_side,
-        "steps": entry.limits.max_steps,
-    }
-    return min(fallback, ceilings.get(name, fallback))
-
-
-def _check_size(entry: ModelEntry, width: int, height: int, at: str) -> None:
-    limits = entry.limits
-    for name, side in (("width", width), ("height", height)):
-        if not limits.min_side <= side <= limits.max_side:
-            raise wrong(
-                "invalid_size",
-                f"{at}/{name}",
-                f"{entry.id} makes pictures with sides of {limits.min_side} to {limits.max_side} pixels",
-                min=limits.min_side,
-                max=limits.max_side,
-            )
-    if width * height > limits.max_pixels:
-        raise wrong(
-            "invalid_size",
-            f"{at}/width",
-            f"{entry.id} makes pictures of at most {limits.max_pixels} pixels, not {width} x {height}",
-            max_pixels=limits.max_pixels,
-        )
-
-
-def _check_options(entry: ModelEntry, options: Mapping[str, Any], at: str) -> None:
-    if entry.test_only:
-        return  # the stub's delays and faults are free numbers
-    for name, value in options.items():
-        pointer = f"{at}/options/{escape(name)}"
-        allowed = entry.options.get(name)
-        if allowed is None:
-            raise wrong(
-                "unknown_option", pointer, f"{entry.id} has no such option", known=list(entry.options)
-            )
-        if not any(type(value) is type(one) and value == one for one in allowed):
-            raise wrong("unknown_option", pointer, "not one of the allowed values", allowed=list(allowed))
-
-
-def _check_wishes(entry: ModelEntry, wanted: SegmentInput, at: str) -> None:
-    """Check what can be told without the picture."""
-    _check_marks(entry, wanted, at)
-    _check_options(entry, wanted.options, at)
-    _check_classes(entry, wanted, at)
-
-
-def _check_marks(entry: ModelEntry, wanted: SegmentInput, at: str) -> None:
-    shown = wanted.boxes or any(point.positive for point in wanted.points)
-    if entry.marks == "needed" and not shown:
-        raise wrong(
-            "invalid_region", f"{at}/boxes", f"{entry.id} needs at least one box or point on the object"
-        )
-
-
-def _check_classes(entry: ModelEntry, wanted: SegmentInput, at: str) -> None:
-    known = {name.casefold() for name in entry.classes}
-    for index, label in enumerate(wanted.labels):
-        if known and label.strip().casefold() not in known:
-            raise wrong(
-                "unknown_label",
-                f"{at}/labels/{index}",
-                f"{entry.id} has no such class",
-                known=list(entry.classes),
-            )
-
-
-def _check_picture(entry: ModelEntry, source: Source, at: str) -> None:
-    if source.width is None or source.height is None:
-        return
-    limits = entry.limits
-    sides = (source.width, source.height)
-    if min(sides) < limits.min_side:
-        raise wrong(
-            "image_too_small",
-            at,
-            f"{entry.id} takes sides of {limits.min_side} pixels or more",
-            min=limits.min_side,
-        )
-    if max(sides) > limits.max_side or sides[0] * sides[1] > limits.max_pixels:
-        raise wrong(
-            "image_too_large",
-            at,
-            f"{entry.id} takes sides of at most {limits.max_side} and {limits.max_pixels} pixels in all",
-            max=limits.max_side,
-            max_pixels=limits.max_pixels,
-        )
-
-
-def _check_regions(wanted: SegmentInput, source: Source, at: str) -> None:
-    if source.width is None or source.height is None:
-        return
-    size = {"width": source.width, "height": source.height}
-    for index, point in enumerate(wanted.points):
-        if point.x >= source.width or point.y >= source.height:
-            raise wrong(
-                "invalid_region", f"{at}/points/{index}", "the point lies outside the picture", **size
-            )
-    for index, box in enumerate(wanted.boxes):
-        if box.x1 > source.width or box.y1 > source.height:
-            raise wrong(
-                "invalid_region", f"{at}/boxes/{index}", "the box reaches outside the picture", **size
-            )
-
-
-def _segment_warnings(
-    entry: ModelEntry, wanted: SegmentInput, marks: bool, *, chosen: bool
-) -> list[dict[str, str]]:
-    warnings = []
-    if chosen and entry.family == "classical":
-        what = "what is marked but cannot name it" if marks else "regions in any picture but cannot name them"
-        warnings.append(
-            {
-                "code": "classical_default",
-                "message": f"no model was named: {entry.id} finds {what}",
-            }
-        )
-    ignored = {
-        "points and boxes": marks and entry.marks != "needed",
-        "regions": wanted.regions is not None and entry.family != "classical",
-    }
-    warnings += [
-        {"code": "ignored_field", "message": f"{entry.id} does not use {name}"}
-        for name, unused in ignored.items()
-        if unused
-    ]
-    return warnings
+    return Prepared(spec=spec, job=job, stored=kept.stored)

@@ -11,13 +11,14 @@ from pixelkiln.inputs import Order
 from pixelkiln.intake import Intake, Prepared
 from pixelkiln.validation import wrong
 from pixelkiln_shared.jobs import JobSpec
-from pixelkiln_shared.kinds import Role
+from pixelkiln_shared.kinds import INPUTS, Role
 
 MAX_STEPS = 32
 
 _STEP_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 _REFERENCE = re.compile(r"\$([A-Za-z][A-Za-z0-9_-]{0,31})\.([a-z]+)(?:\.([0-9]{1,3}))?")
-_PICTURE_FIELDS = ("image",)  # only these hold references: a prompt may begin with a dollar
+# only these hold references: a prompt may begin with a dollar
+_PICTURE_FIELDS = frozenset(name for form in INPUTS.values() for name in form.pictures)
 
 
 def prepare_steps(
@@ -59,8 +60,8 @@ def _step_id(step: Mapping[str, Any], made: Mapping[str, str], at: str) -> str:
 
 def _resolved(fields: Mapping[str, Any], made: Mapping[str, str], at: str) -> dict[str, Any]:
     resolved = dict(fields)
-    for field in _PICTURE_FIELDS:
-        text = fields.get(field)
+    for field in sorted(_PICTURE_FIELDS & fields.keys()):
+        text = fields[field]
         if not isinstance(text, str):
             continue
         match = _REFERENCE.fullmatch(text)

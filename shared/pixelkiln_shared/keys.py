@@ -112,6 +112,6 @@ def upload_key(tenant: str, upload_id: str) -> str:
     return f"{tenant}/uploads/{upload_id}"
 
 
-def input_key(tenant: str, job_id: str) -> str:
-    """Return the key of a job's own copy of its input picture; it lives and goes with the job."""
-    return f"{job_prefix(tenant, job_id)}input"
+def input_key(tenant: str, job_id: str, field: str = "image") -> str:
+    """Return the key of a job's own copy of an input picture; it lives and goes with the job."""
+    return f"{job_prefix(tenant, job_id)}input.{field}"

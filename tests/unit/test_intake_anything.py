@@ -14,7 +14,7 @@ from pixelkiln.producer import Producer
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.errors import PixelkilnError
 from pixelkiln_shared.jobs import JobRequest
-from pixelkiln_shared.kinds import GenerateInput, SegmentInput
+from pixelkiln_shared.kinds import INPUTS, Kind
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.testing.bells import MemoryBells
 from pixelkiln_shared.testing.ledger import MemoryLedger
@@ -27,7 +27,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = sorted(GenerateInput.model_fields | SegmentInput.model_fields)
+FIELDS = sorted({name for form in INPUTS.values() for name in form.model_fields})
 ENVELOPE = sorted(JobRequest.model_fields)
 
 
@@ -48,7 +48,7 @@ def producer() -> Producer:
 @given(
     envelope=st.dictionaries(st.sampled_from(ENVELOPE), JSON),
     fields=st.dictionaries(st.sampled_from(FIELDS), JSON),
-    kind=st.sampled_from(["generate", "segment"]),
+    kind=st.sampled_from(sorted(Kind)),
     typed=st.booleans(),
 )
 def test_whatever_is_sent_is_accepted_or_refused_with_a_code(

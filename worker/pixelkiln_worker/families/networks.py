@@ -1,6 +1,5 @@
 """What the families on transformers share: a network opened and checked, and pictures run through it.
 
-
 Importing this module imports torch and transformers: workers do it at boot.
 """
 
