@@ -101,7 +101,9 @@ class Inputs:
         Raises:
             InvalidInput: as `validate`, or `invalid_reference`.
         """
-        references = {name: _reference(raw[name], f"{at}/{name}") for name in form.pictures if raw.get(name)}
+        given = [name for name in form.pictures if name in raw]
+        may_lack = {name for name in given if raw[name] is None and not form.model_fields[name].is_required()}
+        references = {name: _reference(raw[name], f"{at}/{name}") for name in given if name not in may_lack}
         return validate(form, {**raw, **references} if references else raw, at=at)
 
     def look_all(self, wanted: KindInput, order: Order, at: str) -> dict[str, Source]:
@@ -223,8 +225,12 @@ class Inputs:
     def _artifact(self, reference: JobRef, order: Order, at: str) -> Source:
         parent, record = self._parent(reference.job, order, at)
         makes = INPUTS[parent.kind].makes
-        if reference.role is Role.IMAGE and Role.IMAGE not in makes:
-            return self._same_input(parent, reference, order, at)  # what it worked on: one re-runs that
+        if reference.input is not None:
+            return self._same_input(parent, reference.input, order, at)
+        if reference.role is Role.IMAGE and Role.IMAGE not in makes:  # what it worked on
+            if reference.index:
+                raise wrong("out_of_range", f"{at}/index", "that job has one input picture", min=0, max=0)
+            return self._same_input(parent, "image", order, at)
         if reference.role not in makes:
             roles = [role.value for role in dict.fromkeys((Role.IMAGE, *makes))]
             raise wrong(
@@ -249,11 +255,12 @@ class Inputs:
             raise NotFound("no such job", pointer=f"{at}/job") from error
         return JobSpec.model_validate_json(record.spec), record
 
-    def _same_input(self, parent: JobSpec, reference: JobRef, order: Order, at: str) -> Source:
-        """The picture another job worked on: copied, or waited for as that job did."""
-        if reference.index:
-            raise wrong("out_of_range", f"{at}/index", "that job has one input picture", min=0, max=0)
-        image = parent.input["image"]
+    def _same_input(self, parent: JobSpec, field: str, order: Order, at: str) -> Source:
+        """A picture another job was given: copied, or waited for as that job did."""
+        given = [name for name in INPUTS[parent.kind].pictures if parent.input.get(name)]
+        if field not in given:
+            raise wrong("invalid_reference", f"{at}/input", "that job was given no such picture", known=given)
+        image = parent.input[field]
         if "job" in image:
             return self._artifact(JobRef(**image), order, at)
         stored = ObjectRef(**image)

@@ -100,7 +100,10 @@ class Intake:
         if isinstance(wanted, SampledInput) and entry.prompt != "ignored":
             warnings += unknown_words(entry, self._vocabularies[entry.id], wanted.prompt or "")
         kept = self._inputs.keep_all(sources, order.tenant, job_id)
-        settled |= {name: reference.model_dump(mode="json") for name, reference in kept.references.items()}
+        settled |= {
+            name: reference.model_dump(mode="json", exclude_none=True)
+            for name, reference in kept.references.items()
+        }
         return _prepared(request, order, job_id, entry, settled, warnings, kept)
 
     def _default(self, kind: Kind, wanted: KindInput, world: str) -> ModelEntry:

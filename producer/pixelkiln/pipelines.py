@@ -11,14 +11,12 @@ from pixelkiln.inputs import Order
 from pixelkiln.intake import Intake, Prepared
 from pixelkiln.validation import wrong
 from pixelkiln_shared.jobs import JobSpec
-from pixelkiln_shared.kinds import INPUTS, Role
+from pixelkiln_shared.kinds import PICTURE_FIELDS, Role
 
 MAX_STEPS = 32
 
 _STEP_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 _REFERENCE = re.compile(r"\$([A-Za-z][A-Za-z0-9_-]{0,31})\.([a-z]+)(?:\.([0-9]{1,3}))?")
-# only these hold references: a prompt may begin with a dollar
-_PICTURE_FIELDS = frozenset(name for form in INPUTS.values() for name in form.pictures)
 
 
 def prepare_steps(
@@ -60,7 +58,8 @@ def _step_id(step: Mapping[str, Any], made: Mapping[str, str], at: str) -> str:
 
 def _resolved(fields: Mapping[str, Any], made: Mapping[str, str], at: str) -> dict[str, Any]:
     resolved = dict(fields)
-    for field in sorted(_PICTURE_FIELDS & fields.keys()):
+    # only these fields hold references: a prompt may begin with a dollar
+    for field in sorted(PICTURE_FIELDS & fields.keys()):
         text = fields[field]
         if not isinstance(text, str):
             continue

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from pixelkiln_shared.jobs import Priority, Status
-from pixelkiln_shared.kinds import Kind, Role
+from pixelkiln_shared.kinds import PICTURE_FIELDS, Kind, Role
 
 
 class Resource(BaseModel):
@@ -85,6 +85,12 @@ class JobResource(Resource):
     metrics: dict[str, float] = {}
     detail: dict[str, Any] = {}
     urls: dict[str, str] = {}
+
+    @property
+    def input_again(self) -> dict[str, Any]:
+        """The input as a new request can send it: pictures stored for this job are named by it."""
+        stored = (name for name in PICTURE_FIELDS & self.input.keys() if "sha256" in (self.input[name] or {}))
+        return self.input | {name: {"job": self.id, "input": name} for name in stored}
 
 
 class JobPage(Resource):

@@ -63,11 +63,14 @@ class UploadRef(Strict):
 
 
 class JobRef(Strict):
-    """An artifact of another job; this job waits until that one has succeeded."""
+    """An artifact of another job, for which this job waits; or, by `input`, a picture that job was given."""
 
     job: str = Field(max_length=64)
     role: Annotated[Role, Field(strict=False)] = Role.IMAGE
     index: int = Field(default=0, ge=0, lt=1_000)
+    input: str | None = Field(
+        default=None, max_length=16, description="The input field of that job whose picture is meant"
+    )
 
 
 class UrlRef(Strict):
@@ -345,3 +348,6 @@ INPUTS: dict[Kind, type[KindInput]] = {
     Kind.STEREO: StereoInput,
     Kind.CLASSIFY: ClassifyInput,
 }
+
+PICTURE_FIELDS = frozenset(name for form in INPUTS.values() for name in form.pictures)
+"""Every input field, of any kind, that holds a reference to a picture."""

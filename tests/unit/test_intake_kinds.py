@@ -243,6 +243,16 @@ def test_the_picture_a_cutout_was_made_of_can_be_taken_again(producer: Producer)
     assert again.input["image"]["object"] != first.input["image"]["object"]
 
 
+def test_a_job_can_be_run_again_on_the_pictures_it_was_given(producer: Producer) -> None:
+    first = submit(producer, "edit", image=picture(100, 80), mask=picture(100, 80), prompt="a")
+    given = {name: {"job": first.id, "input": name} for name in ("image", "mask")}
+    again = submit(producer, "edit", prompt="a", **given)
+    assert again.input["mask"]["sha256"] == first.input["mask"]["sha256"]
+    with pytest.raises(InvalidInput) as caught:
+        submit(producer, "edit", prompt="a", image={"job": first.id, "input": "depth"})
+    assert caught.value.pointer == "/input/image/input"
+
+
 def test_a_picture_that_a_kind_never_makes_is_refused(producer: Producer) -> None:
     first = submit(producer, "cutout", image=picture())
     with pytest.raises(InvalidInput) as caught:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from pixelkiln.api.services import Services
 from pixelkiln.resources import ArtifactResource, GroupResource, JobFailure, JobResource, Progress
 from pixelkiln_shared.jobs import Artifact, JobSpec, Result, Status
+from pixelkiln_shared.kinds import PICTURE_FIELDS
 from pixelkiln_shared.ledger.contract import Group, Record
 
 _EMPTY = Result(artifacts=[])
@@ -93,13 +94,14 @@ class Views:
     def _input(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return a job's input as users may see it: a stored picture by a link, not by its key."""
         shown = dict(given)
-        image = given.get("image")
-        if isinstance(image, Mapping) and "object" in image:
-            shown["image"] = {name: value for name, value in image.items() if name != "object"}
-            shown["image"] |= {
-                "url": self._link(image["object"]),
-                "url_expires_at": self._expiry().isoformat(),
-            }
+        for field in PICTURE_FIELDS & given.keys():
+            image = given[field]
+            if isinstance(image, Mapping) and "object" in image:
+                shown[field] = {name: value for name, value in image.items() if name != "object"}
+                shown[field] |= {
+                    "url": self._link(image["object"]),
+                    "url_expires_at": self._expiry().isoformat(),
+                }
         return shown
 
     def _link(self, key: str) -> str:

@@ -16,6 +16,12 @@ from pixelkiln.cli.faults import exit_code_for
 COMMANDS = {
     "generate": "make",
     "segment": "make",
+    "edit": "pictures",
+    "cutout": "pictures",
+    "upscale": "pictures",
+    "depth": "pictures",
+    "stereo": "pictures",
+    "classify": "pictures",
     "submit": "submit",
     "ls": "look",
     "show": "look",

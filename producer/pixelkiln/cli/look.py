@@ -55,9 +55,11 @@ def what(job: Job) -> str:
     facts = job.resource
     if facts.error is not None:
         return shorten(f"{facts.error.code}: {facts.error.message}", 60)
-    if "prompt" in facts.input:
+    if facts.input.get("prompt"):
         return shorten(str(facts.input["prompt"]), 60)
     image = facts.input.get("image")
+    if image is None:
+        return "from noise"
     source = image.get("job") if isinstance(image, dict) else None
     return f"picture of {source}" if source else "a picture"
 

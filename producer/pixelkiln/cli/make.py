@@ -45,7 +45,7 @@ force_option = click.option("--force", is_flag=True, help="Overwrite files that 
 @click.command(
     epilog='Example:  pixelkiln generate "two red balloons over the sea" -n 4 --seed 42 --segment -o out/'
 )
-@click.argument("prompt")
+@click.argument("prompt", required=False)
 @click.option("--model", help="A model of `pixelkiln models`.")
 @click.option("-n", "--count", type=int, default=1, show_default=True, help="How many pictures.")
 @click.option("--seed", type=int, help="The same seed gives the same picture.")
@@ -66,7 +66,7 @@ force_option = click.option("--force", is_flag=True, help="Overwrite files that 
 def generate(
     ctx: click.Context,
     /,
-    prompt: str,
+    prompt: str | None,
     size: tuple[int, int] | None,
     form: str | None,
     options: tuple[tuple[str, str], ...],
@@ -76,7 +76,7 @@ def generate(
     tags: tuple[tuple[str, str], ...],
     **rest: Any,
 ) -> None:
-    """Make pictures of PROMPT (`-` reads it from stdin)."""
+    """Make pictures of PROMPT (`-` reads it from stdin), or from noise by a model that needs none."""
     waiting = {name: rest.pop(name) for name in ("wait", "timeout", "output", "force", "as_json", "quiet")}
     fields = dict(rest, format=form, priority=priority, deterministic=deterministic or None)
     if size is not None:
@@ -87,7 +87,7 @@ def generate(
         fields["labels"] = dict(tags)
     check_folder(waiting["output"])
     client = connect(ctx)
-    jobs = [client.generate(read_text(prompt), **fields)]
+    jobs = [client.generate(None if prompt is None else read_text(prompt), **fields)]
     if also_segment:
         pictures = [{"job": jobs[0].id, "index": index} for index in range(fields["count"])]
         jobs += [
@@ -99,12 +99,15 @@ def generate(
 @click.command(epilog="Example:  pixelkiln segment photos/*.jpg -o masks/")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--model", help="A model of `pixelkiln models`.")
-@click.option("--labels", "classes", help="Keep only these classes, separated by commas.")
+@click.option(
+    "--labels", "classes", help="Keep these classes, or find these phrases (`the red house`), by commas."
+)
 @click.option(
     "--box", "boxes", type=Numbers(4), multiple=True, help="X0,Y0,X1,Y1: take what is inside; repeatable."
 )
 @click.option("--point", "points", type=Numbers(2), multiple=True, help="X,Y on the object; repeatable.")
 @click.option("--background", type=Numbers(2), multiple=True, help="X,Y beside the object; repeatable.")
+@click.option("--threshold", type=float, help="Lowest score of what is kept, 0 to 1.")
 @click.option("--regions", type=int, help="How many regions or colours a classical method aims at.")
 @click.option("--option", "options", type=Pair(), multiple=True, help="A setting NAME=VALUE of the model.")
 @click.option(
@@ -126,6 +129,7 @@ def segment(
     points: tuple[tuple[float, ...], ...],
     background: tuple[tuple[float, ...], ...],
     regions: int | None,
+    threshold: float | None,
     options: tuple[tuple[str, str], ...],
     forms: str,
     priority: str | None,
@@ -143,6 +147,7 @@ def segment(
         "boxes": [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in boxes] or None,
         "points": marks or None,
         "regions": regions,
+        "threshold": threshold,
         "options": {name: literal(value) for name, value in options} or None,
     }
     request = {name: value for name, value in wanted.items() if value is not None}
@@ -208,6 +213,8 @@ def deliver(
             lines = save_result(job.result(), output, stem_of[job.id], force=force, kinds=kinds)
         else:
             lines = [clean(absolute(client.url, artifact.url)) for artifact in job.resource.artifacts]
+        classes = job.resource.detail.get("classes", ())
+        lines += [f"{found['score']:.3f}  {clean(str(found['label']))}" for found in classes]
         if not as_json:
             click.echo(job.id if quiet else "\n".join(lines))
     if as_json:

@@ -146,7 +146,7 @@ class Batch:
             journal.group = self._into
         fresh = (row for row in rows if row.key not in journal.accepted)
         for chunk in _chunks(fresh):
-            requests = [self._with_picture(client, row, self.request(row)) for row in chunk]
+            requests = [self._with_pictures(client, row, self.request(row)) for row in chunk]
             from pixelkiln.client.flows import new_key
 
             journal.send(new_key(), [row.key for row in chunk], requests)
@@ -177,19 +177,31 @@ class Batch:
             journal.answered(bulk.group, bulk.ids)
             return
 
-    def _with_picture(self, client: Client, row: Row, request: dict[str, Any]) -> dict[str, Any]:
-        image = request["input"].get("image")
-        if not isinstance(image, str):
+    def _with_pictures(self, client: Client, row: Row, request: dict[str, Any]) -> dict[str, Any]:
+        fields = dict(request["input"])
+        files = {name: self._folder / fields[name] for name in picture_files(fields)}
+        if not files:
             return request
-        path = self._folder / image
+        for name, path in files.items():
+            fields[name] = self._uploaded(client, row, path)
+        tag = {"file": files["image"].name[:200]} if "image" in files else {}
+        return {**request, "labels": {**tag, **(request.get("labels") or {})}, "input": fields}
+
+    def _uploaded(self, client: Client, row: Row, path: Path) -> dict[str, Any]:
         if path not in self._uploads:
             try:
                 data = path.read_bytes()
             except OSError as error:
                 raise Refused(f"line {row.line}: {path}: {error.strerror}") from error
             self._uploads[path] = client.upload(data)
-        labels = {"file": path.name[:200], **(request.get("labels") or {})}
-        return {**request, "labels": labels, "input": {**request["input"], "image": self._uploads[path]}}
+        return self._uploads[path]
+
+
+def picture_files(fields: dict[str, Any]) -> list[str]:
+    """Return the fields of a row that name a picture file."""
+    from pixelkiln_shared.kinds import PICTURE_FIELDS
+
+    return [name for name in sorted(PICTURE_FIELDS) if isinstance(fields.get(name), str)]
 
 
 def name_lines(faults: list[dict[str, Any]], chunk: list[Row]) -> None:
@@ -239,11 +251,11 @@ def fault_of(request: dict[str, Any], batch: Batch) -> str | None:
     from pixelkiln_shared.kinds import INPUTS
 
     fields = dict(request["input"])
-    if isinstance(fields.get("image"), str):
-        path = batch._folder / fields["image"]
+    for name in picture_files(fields):
+        path = batch._folder / fields[name]
         if not path.is_file():
             return f"{path}: no such file"
-        fields["image"] = {"upload": "checked"}
+        fields[name] = {"upload": "checked"}
     try:
         envelope = JobRequest.model_validate({**request, "input": fields})
         INPUTS[envelope.kind].model_validate(fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,7 +122,7 @@ class AsyncClient:
 
     async def generate(
         self,
-        prompt: str,
+        prompt: str | None = None,
         *,
         model: str | None = None,
         count: int = 1,
@@ -132,7 +132,7 @@ class AsyncClient:
         """Submit a text-to-image job.
 
         Args:
-            prompt: what to draw.
+            prompt: what to draw; left out, for models that draw from noise.
             model: a catalogue id; left out: the server's default.
             count: pictures to make; picture i has the seed `seed + i`.
             seed: left out: a random one, told in the result.
@@ -143,24 +143,58 @@ class AsyncClient:
         given = {"prompt": prompt, "model": model, "count": count, "seed": seed, **fields}
         return await self.submit(job_request(Kind.GENERATE, given))
 
-    async def segment(
-        self,
-        image: Picture,
-        *,
-        model: str | None = None,
-        **fields: Any,
-    ) -> AsyncJob:
-        """Submit a picture to be taken apart; a file or bytes are uploaded first.
+    async def edit(self, image: Picture, prompt: str | None = None, **fields: Any) -> AsyncJob:
+        """Submit a picture to be drawn anew by a prompt, or only where a mask is not black.
 
         Args:
             image: a path, the bytes of a PNG, JPEG or WebP, an artifact, or a job, whose first picture is
-                taken as soon as it exists.
-            model: a catalogue id; left out: what fits the picture and the marks.
-            fields: `labels` (a list of classes to keep), `points`, `boxes` (XYXY pixels), `regions`,
-                `options`, and the envelope's fields as for `generate`.
+                taken as soon as it exists. Files and bytes are uploaded first.
+            prompt: what it shall show.
+            fields: `mask` (a picture of the same size), `strength` in (0, 1], and those of `generate`.
         """
-        reference = await self.run(self.flows.reference(image))
-        return await self.submit(job_request(Kind.SEGMENT, {"image": reference, "model": model, **fields}))
+        return await self._on_picture(Kind.EDIT, image, {"prompt": prompt, **fields})
+
+    async def segment(self, image: Picture, **fields: Any) -> AsyncJob:
+        """Submit a picture to be taken apart.
+
+        Args:
+            image: as for `edit`.
+            fields: `model` (left out: what fits the picture and the marks), `labels` (classes to keep, or
+                phrases to find), `points`, `boxes` (XYXY pixels), `threshold`, `regions`, `options`, and the
+                envelope's fields as for `generate`.
+        """
+        return await self._on_picture(Kind.SEGMENT, image, fields)
+
+    async def cutout(self, image: Picture, **fields: Any) -> AsyncJob:
+        """Submit a picture whose foreground is put on transparent ground; `image` as for `edit`."""
+        return await self._on_picture(Kind.CUTOUT, image, fields)
+
+    async def upscale(self, image: Picture, *, scale: int | None = None, **fields: Any) -> AsyncJob:
+        """Submit a picture to be made `scale` times as wide and high; `image` as for `edit`."""
+        return await self._on_picture(Kind.UPSCALE, image, {"scale": scale, **fields})
+
+    async def depth(self, image: Picture, **fields: Any) -> AsyncJob:
+        """Submit a picture whose depth is estimated; `image` as for `edit`."""
+        return await self._on_picture(Kind.DEPTH, image, fields)
+
+    async def stereo(self, image: Picture, **fields: Any) -> AsyncJob:
+        """Submit a picture to be made one for two eyes; `disparity` is a share of its width."""
+        return await self._on_picture(Kind.STEREO, image, fields)
+
+    async def classify(
+        self, image: Picture, *, labels: Sequence[str] | None = None, **fields: Any
+    ) -> AsyncJob:
+        """Submit a picture to be named: `result.detail["classes"]`, the best first; `image` as for `edit`.
+
+        Args:
+            labels: what to choose from, where the model reads text.
+            fields: `model`, `top` (classes to name), `options`, and the envelope's fields.
+        """
+        given = {"labels": list(labels) if labels is not None else None, **fields}
+        return await self._on_picture(Kind.CLASSIFY, image, given)
+
+    async def _on_picture(self, kind: Kind, image: Picture, fields: Mapping[str, Any]) -> AsyncJob:
+        return AsyncJob(self, await self.run(self.flows.on_picture(kind, image, fields)))
 
     async def submit(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> AsyncJob:
         """Submit an envelope as it is: `{"kind": ..., "model": ..., "input": {...}}`."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from pixelkiln.client.errors import ApiError, JobCanceled, JobFailed, ServerUnreachable, WaitTimeout
 from pixelkiln.client.jobs import JobFacts
-from pixelkiln.client.requests import row_request, without_none
+from pixelkiln.client.requests import job_request, row_request, without_none
 from pixelkiln.client.results import ArtifactFacts
 from pixelkiln.client.wire import Call, Emit, Flow, Pause, Retry, below, read, send
 from pixelkiln.resources import (
@@ -31,6 +31,7 @@ from pixelkiln.resources import (
     WorkerList,
 )
 from pixelkiln_shared.jobs import TERMINAL, Status
+from pixelkiln_shared.kinds import PICTURE_FIELDS, Kind
 
 CHUNK_ROWS = 500  # jobs in one request: half of the server's default limit, about 100 kB
 POLL_FIRST_S, POLL_LAST_S = 0.05, 1.0
@@ -164,6 +165,17 @@ class Flows:
         else:
             raise TypeError(f"a picture is a path, bytes, a job or an artifact, not {type(image).__name__}")
         return {"upload": upload.id}
+
+    def on_picture(self, kind: Kind, image: Picture, fields: Mapping[str, Any]) -> Flow[JobResource]:
+        """Submit a job on a picture; its other pictures, such as a mask, are uploaded as well.
+
+        Raises:
+            OSError, TypeError: as `reference`.
+        """
+        given = without_none({"image": image, **fields})
+        for name in PICTURE_FIELDS & given.keys():
+            given[name] = yield from self.reference(given[name])
+        return (yield from self.submit(job_request(kind, given)))
 
     def fetch(self, job_id: str, artifact: ArtifactResource) -> Flow[bytes]:
         """Download an artifact and check its bytes; a link that has expired meanwhile is renewed once.

@@ -80,7 +80,7 @@ class JobFacts:
     def again(self, seed: int | None) -> dict[str, Any]:
         """Return the request of the same job, with another seed where one is given."""
         job = self.resource
-        fields = dict(job.input)
+        fields = job.input_again
         if seed is not None:
             fields["seed"] = seed
         return {

@@ -35,13 +35,19 @@ def job_request(kind: Kind, fields: Mapping[str, Any]) -> dict[str, Any]:
 def row_request(row: Mapping[str, Any]) -> dict[str, Any]:
     """Turn a row into a request: an envelope stays as it is, a flat row is sorted.
 
-    A flat row with an `image` is a `segment` job, any other a `generate` job, unless it names its `kind`.
+    Unless it names its `kind`, a flat row with an `image` and a `prompt` is an `edit` job, one with an
+    `image` alone a `segment` job, any other a `generate` job.
     """
     if isinstance(row.get("input"), Mapping):
         return {"kind": "generate", **row}
     fields = dict(row)
-    kind = fields.pop("kind", None) or (Kind.SEGMENT if "image" in fields else Kind.GENERATE)
-    return job_request(kind, fields)
+    return job_request(fields.pop("kind", None) or _kind_of(fields), fields)
+
+
+def _kind_of(fields: Mapping[str, Any]) -> Kind:
+    if fields.get("image") is None:
+        return Kind.GENERATE
+    return Kind.SEGMENT if fields.get("prompt") is None else Kind.EDIT
 
 
 def known_fields() -> frozenset[str]:

@@ -152,6 +152,11 @@ class ResultOf(Generic[A]):
         return self.of(Role.CUTOUT)
 
     @property
+    def depths(self) -> list[A]:
+        """Return the depth maps: 16-bit grey, 65535 the nearest."""
+        return self.of(Role.DEPTH)
+
+    @property
     def annotations(self) -> list[A]:
         """Return the machine-readable descriptions (COCO)."""
         return self.of(Role.ANNOTATIONS)

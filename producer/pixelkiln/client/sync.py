@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,7 +122,7 @@ class Client:
 
     def generate(
         self,
-        prompt: str,
+        prompt: str | None = None,
         *,
         model: str | None = None,
         count: int = 1,
@@ -132,7 +132,7 @@ class Client:
         """Submit a text-to-image job.
 
         Args:
-            prompt: what to draw.
+            prompt: what to draw; left out, for models that draw from noise.
             model: a catalogue id; left out: the server's default.
             count: pictures to make; picture i has the seed `seed + i`.
             seed: left out: a random one, told in the result.
@@ -143,24 +143,56 @@ class Client:
         given = {"prompt": prompt, "model": model, "count": count, "seed": seed, **fields}
         return self.submit(job_request(Kind.GENERATE, given))
 
-    def segment(
-        self,
-        image: Picture,
-        *,
-        model: str | None = None,
-        **fields: Any,
-    ) -> Job:
-        """Submit a picture to be taken apart; a file or bytes are uploaded first.
+    def edit(self, image: Picture, prompt: str | None = None, **fields: Any) -> Job:
+        """Submit a picture to be drawn anew by a prompt, or only where a mask is not black.
 
         Args:
             image: a path, the bytes of a PNG, JPEG or WebP, an artifact, or a job, whose first picture is
-                taken as soon as it exists.
-            model: a catalogue id; left out: what fits the picture and the marks.
-            fields: `labels` (a list of classes to keep), `points`, `boxes` (XYXY pixels), `regions`,
-                `options`, and the envelope's fields as for `generate`.
+                taken as soon as it exists. Files and bytes are uploaded first.
+            prompt: what it shall show.
+            fields: `mask` (a picture of the same size), `strength` in (0, 1], and those of `generate`.
         """
-        reference = self.run(self.flows.reference(image))
-        return self.submit(job_request(Kind.SEGMENT, {"image": reference, "model": model, **fields}))
+        return self._on_picture(Kind.EDIT, image, {"prompt": prompt, **fields})
+
+    def segment(self, image: Picture, **fields: Any) -> Job:
+        """Submit a picture to be taken apart.
+
+        Args:
+            image: as for `edit`.
+            fields: `model` (left out: what fits the picture and the marks), `labels` (classes to keep, or
+                phrases to find), `points`, `boxes` (XYXY pixels), `threshold`, `regions`, `options`, and the
+                envelope's fields as for `generate`.
+        """
+        return self._on_picture(Kind.SEGMENT, image, fields)
+
+    def cutout(self, image: Picture, **fields: Any) -> Job:
+        """Submit a picture whose foreground is put on transparent ground; `image` as for `edit`."""
+        return self._on_picture(Kind.CUTOUT, image, fields)
+
+    def upscale(self, image: Picture, *, scale: int | None = None, **fields: Any) -> Job:
+        """Submit a picture to be made `scale` times as wide and high; `image` as for `edit`."""
+        return self._on_picture(Kind.UPSCALE, image, {"scale": scale, **fields})
+
+    def depth(self, image: Picture, **fields: Any) -> Job:
+        """Submit a picture whose depth is estimated; `image` as for `edit`."""
+        return self._on_picture(Kind.DEPTH, image, fields)
+
+    def stereo(self, image: Picture, **fields: Any) -> Job:
+        """Submit a picture to be made one for two eyes; `disparity` is a share of its width."""
+        return self._on_picture(Kind.STEREO, image, fields)
+
+    def classify(self, image: Picture, *, labels: Sequence[str] | None = None, **fields: Any) -> Job:
+        """Submit a picture to be named: `result.detail["classes"]`, the best first; `image` as for `edit`.
+
+        Args:
+            labels: what to choose from, where the model reads text.
+            fields: `model`, `top` (classes to name), `options`, and the envelope's fields.
+        """
+        given = {"labels": list(labels) if labels is not None else None, **fields}
+        return self._on_picture(Kind.CLASSIFY, image, given)
+
+    def _on_picture(self, kind: Kind, image: Picture, fields: Mapping[str, Any]) -> Job:
+        return Job(self, self.run(self.flows.on_picture(kind, image, fields)))
 
     def submit(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
         """Submit an envelope as it is: `{"kind": ..., "model": ..., "input": {...}}`."""

@@ -10,13 +10,30 @@ from typing import Any
 
 from pixelkiln.resources import ArtifactResource, JobResource
 from pixelkiln_shared.jobs import Status
-from pixelkiln_shared.kinds import Kind, Role
+from pixelkiln_shared.kinds import INPUTS, PICTURE_FIELDS, Kind, Role
 
 MOSAIC = 4  # pictures on one card
 PICTURES = frozenset({Role.IMAGE, Role.OVERLAY, Role.CUTOUT, Role.MASK, Role.PREVIEW})
+TO_DO = {
+    Kind.SEGMENT: "Take apart",
+    Kind.CUTOUT: "Cut out",
+    Kind.DEPTH: "Depth",
+    Kind.STEREO: "For two eyes",
+    Kind.UPSCALE: "Enlarge",
+    Kind.CLASSIFY: "Name it",
+}
+"""What can be done with a picture that is there, as its button says it."""
 
-_FACE = {Kind.GENERATE: Role.IMAGE, Kind.SEGMENT: Role.OVERLAY}
-_TITLES = {Kind.SEGMENT: "A picture taken apart"}
+_TITLES = {
+    Kind.GENERATE: "From noise",
+    Kind.EDIT: "A picture drawn anew",
+    Kind.UPSCALE: "A picture made larger",
+    Kind.SEGMENT: "A picture taken apart",
+    Kind.CUTOUT: "A foreground cut out",
+    Kind.DEPTH: "A picture's depth",
+    Kind.STEREO: "A picture for two eyes",
+    Kind.CLASSIFY: "A picture named",
+}
 _NAMED = 6
 _NUMBERED = re.compile(r"\d$")
 
@@ -30,16 +47,18 @@ class Card:
     @property
     def title(self) -> str:
         """The prompt, or what was found."""
-        return str(
-            self.job.input.get("prompt") or _found(self.job) or _TITLES.get(self.job.kind, self.job.kind)
-        )
+        return str(self.job.input.get("prompt") or _found(self.job) or _TITLES[self.job.kind])
 
     @property
     def faces(self) -> list[str]:
         """Addresses of the thumbnails that stand for the job."""
-        role = _FACE[self.job.kind]
-        made = [address(self.job, one, "thumb") for one in self.job.artifacts if one.role is role]
+        made = [address(self.job, one, "thumb") for one in self.shown]
         return made[:MOSAIC] or ([self.input_thumb] if self.input_thumb else [])
+
+    @property
+    def shown(self) -> list[ArtifactResource]:
+        """The pictures that stand for the job."""
+        return [one for one in self.job.artifacts if one.role is INPUTS[self.job.kind].face]
 
     @property
     def input_thumb(self) -> str | None:
@@ -72,9 +91,15 @@ class Card:
 
 def _found(job: JobResource) -> str:
     labels = [label for label in job.detail.get("labels", ()) if isinstance(label, str)]
+    labels += [str(one["label"]) for one in named(job)]
     if len(labels) > 1 and all(_NUMBERED.search(label) for label in labels):
         return f"{len(labels)} regions"
     return ", ".join(labels[:_NAMED]) + (", ..." if len(labels) > _NAMED else "")
+
+
+def named(job: JobResource) -> list[dict[str, Any]]:
+    """Return the classes a classification found, best first: `label` and `score` of each."""
+    return [dict(one) for one in job.detail.get("classes", ()) if "label" in one]
 
 
 def address(job: JobResource, artifact: ArtifactResource, verb: str = "files") -> str:
@@ -105,7 +130,7 @@ def parameters(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what was asked for, one line a setting, without what is empty."""
     lines = []
     for name, value in given.items():
-        if name in {"prompt", "image"} or value in (None, "", [], {}):
+        if name in {"prompt", *PICTURE_FIELDS} or value in (None, "", [], {}):
             continue
         text = "; ".join(_plain(one) for one in value) if isinstance(value, list) else _plain(value)
         lines.append((name.replace("_", " "), text))

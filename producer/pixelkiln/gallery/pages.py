@@ -17,6 +17,7 @@ from pixelkiln.api.views import Views
 from pixelkiln.gallery import cards
 from pixelkiln.gallery.cards import Card
 from pixelkiln.gallery.snippets import request_of, snippets
+from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import InvalidCursor, NotFound
 from pixelkiln_shared.jobs import Artifact, JobSpec, Result, Status
 from pixelkiln_shared.kinds import Kind, Role
@@ -70,7 +71,7 @@ def front(
         counts={one: counts.get(one, 0) for one in Status},
         total=sum(counts.values()),
         models=[entry for entry in parts.producer.catalogue if Kind.GENERATE in entry.kinds],
-        segmenters=[entry for entry in parts.producer.catalogue if Kind.SEGMENT in entry.kinds],
+        tasks=_tasks(parts),
         **_frame(parts),
     )
 
@@ -98,14 +99,16 @@ def job(job_id: str, request: Request, parts: Parts, caller: CurrentCaller) -> R
         return page("missing.html", status_code=404, **_frame(parts))
     views = Views.of(request, parts)
     found = views.job(record, live=True)
+    card = Card(found)
     return page(
         "job.html",
-        card=Card(found),
+        card=card,
         job=found,
         again=request_of(found),
         mask=cards.first(found.artifacts, Role.MASK),
         annotations=cards.first(found.artifacts, Role.ANNOTATIONS),
-        images=[one for one in found.artifacts if one.role is Role.IMAGE],
+        named=cards.named(found),
+        to_do=[task for task in _tasks(parts) if task[0] is not found.kind] if card.shown else [],
         cutouts=[one for one in found.artifacts if one.role is Role.CUTOUT],
         parameters=cards.parameters(found.input),
         timeline=cards.timeline(found),
@@ -232,6 +235,16 @@ def _listing(
         },
         "following": following,
     }
+
+
+def _tasks(parts: Parts) -> list[tuple[Kind, str, list[ModelEntry]]]:
+    """What can be done with a picture here: the kind, what its button says, and the models that do it."""
+    listed = []
+    for kind, words in cards.TO_DO.items():
+        entries = [entry for entry in parts.producer.catalogue if kind in entry.kinds]
+        if any(kind in entry.default_for for entry in entries):
+            listed.append((kind, words, [e for e in entries if e.marks != "needed" and not e.phrases]))
+    return listed
 
 
 def _frame(parts: Parts) -> dict[str, Any]:

@@ -19,14 +19,18 @@ _FLAGS = {
     "negative_prompt": "--negative",
     "format": "--format",
     "regions": "--regions",
+    "threshold": "--threshold",
+    "strength": "--strength",
+    "scale": "--scale",
+    "disparity": "--disparity",
+    "top": "--top",
 }
 
 
 def request_of(job: JobResource) -> dict[str, Any]:
-    """Return the request that makes this job once more; a segment job takes its picture from this one."""
-    fields = {name: value for name, value in job.input.items() if not _is_default(job.kind, name, value)}
-    if job.kind is Kind.SEGMENT:
-        fields["image"] = {"job": job.id, "role": "image"}
+    """Return the request that makes this job once more."""
+    given = job.input_again
+    fields = {name: value for name, value in given.items() if not _is_default(job.kind, name, value)}
     request: dict[str, Any] = {"kind": job.kind.value, "model": job.model, "input": fields}
     if job.labels:
         request["labels"] = job.labels
@@ -66,10 +70,13 @@ def _curl(request: Mapping[str, Any], base: str, *, closed: bool) -> str:
 
 
 def _cli(job: JobResource, fields: Mapping[str, Any]) -> str:
-    if job.kind is Kind.GENERATE:
-        words = ["pixelkiln", "generate", str(fields["prompt"])]
-    else:
-        words = ["pixelkiln", "segment", job.id]
+    words = ["pixelkiln", job.kind.value]
+    if "image" in fields:
+        words.append(_picture(fields["image"]))
+    if "mask" in fields:
+        words += ["--mask", _picture(fields["mask"])]
+    if fields.get("prompt"):
+        words.append(str(fields["prompt"]))
     words += ["--model", job.model]
     if "width" in fields and "height" in fields:
         words += ["--size", f"{fields['width']}x{fields['height']}"]
@@ -87,11 +94,16 @@ def _cli(job: JobResource, fields: Mapping[str, Any]) -> str:
     return shlex.join([*words, "-o", "out"])
 
 
+def _picture(reference: Mapping[str, Any]) -> str:
+    """Return what stands for a picture on the command line: a job's id, or a file the reader has."""
+    return str(reference.get("job", "picture.png"))
+
+
 def _python(job: JobResource, fields: Mapping[str, Any], base: str) -> str:
-    first = "prompt" if job.kind is Kind.GENERATE else "image"
+    first = next((name for name in ("image", "prompt") if name in fields), None)
     named = {name: value for name, value in fields.items() if name != first}
     arguments = [
-        repr(fields[first]),
+        *([repr(fields[first])] if first else []),
         f"model={job.model!r}",
         *(f"{name}={value!r}" for name, value in named.items()),
     ]
@@ -100,7 +112,7 @@ def _python(job: JobResource, fields: Mapping[str, Any], base: str) -> str:
         "from pixelkiln import Client\n\n"
         f"client = Client({base!r})\n"
         f"job = client.{job.kind.value}(\n    {call},\n)\n"
-        "result = job.result(timeout=120)\n"
+        "result = job.result(timeout_s=120)\n"
         "for artifact in result.artifacts:\n"
         "    artifact.save(artifact.filename())\n"
     )

@@ -1,4 +1,4 @@
-// The two ways in: a prompt to paint, a picture to take apart.
+// The two ways in: a prompt to paint, a picture to work on.
 import { ask, busy, post, say } from "./talk.js";
 
 const paint = document.querySelector("#paint"), cut = document.querySelector("#cut");
@@ -28,30 +28,30 @@ paint.elements.prompt.addEventListener("keydown", (event) => {
   if (event.key === "Tab" && !event.target.value && !event.shiftKey) event.target.value = event.target.placeholder;
 });
 
-async function takeApart(file) {
+async function takeOn(file) {
   const form = new FormData();
   form.append("file", file);
   const upload = await ask("/v1/uploads", { method: "POST", body: form });
-  const model = cut.elements.model.value;
+  const [kind, model] = cut.elements.task.value.split("/");
   await post("/v1/jobs", {
-    kind: "segment", input: { image: { upload: upload.id } }, priority: "interactive", ...(model ? { model } : {}),
+    kind, input: { image: { upload: upload.id } }, priority: "interactive", ...(model ? { model } : {}),
   });
   told();
 }
 
-async function takeAllApart(files) {
+async function takeAll(files) {
   for (const file of files) {
-    try { await takeApart(file); } catch (error) { say(`${file.name}: ${error.message}`); }
+    try { await takeOn(file); } catch (error) { say(`${file.name}: ${error.message}`); }
   }
-  cut.reset();
+  cut.elements.file.value = "";
 }
 
-cut.elements.file.addEventListener("change", (event) => takeAllApart([...event.target.files]));
+cut.elements.file.addEventListener("change", (event) => takeAll([...event.target.files]));
 const drop = cut.querySelector(".drop");
 for (const name of ["dragover", "dragleave", "drop"]) {
   drop.addEventListener(name, (event) => {
     event.preventDefault();
     drop.classList.toggle("over", name === "dragover");
-    if (name === "drop") takeAllApart([...event.dataTransfer.files]);
+    if (name === "drop") takeAll([...event.dataTransfer.files]);
   });
 }

@@ -5,8 +5,8 @@ import { ask, busy, post, say } from "./talk.js";
 const sheet = document.querySelector(".sheet");
 const again = JSON.parse(document.querySelector("#again").textContent);
 const open = (job) => { location.href = `/jobs/${job.id}`; };
-const apart = (index) => post("/v1/jobs", {
-  kind: "segment", input: { image: { job: sheet.dataset.job, role: "image", index } }, priority: "interactive",
+const follow = (kind, { role, index }) => post("/v1/jobs", {
+  kind, input: { image: { job: sheet.dataset.job, role, index: Number(index) } }, priority: "interactive",
 });
 
 // ---------------------------------------------------------------------------------------------- live
@@ -47,13 +47,13 @@ sheet.querySelectorAll("[data-show]").forEach((button) => button.addEventListene
 sheet.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
-  const { post: path, again: how, delete: gone } = button.dataset;
+  const { post: path, again: how, next, delete: gone } = button.dataset;
   if (path) busy(button, () => post(path).then(() => location.reload()));
   else if (how) {
     const request = structuredClone(again);
     if (how === "seed") delete request.input.seed;
     busy(button, () => post("/v1/jobs", request).then(open));
-  } else if ("apart" in button.dataset) busy(button, () => apart(Number(big.dataset.index)).then(open));
+  } else if (next) busy(button, () => follow(next, big.dataset).then(open));
   else if (gone && confirm("Delete this job and its files?")) {
     busy(button, () => ask(gone, { method: "DELETE" }).then(() => { location.href = "/"; }));
   } else if (button.dataset.tab) {
