@@ -30,7 +30,13 @@ EXAMPLE_PROMPTS = (
     "an orange tree on the left and a white house on the right in a meadow at sunset",
     "two blue houses in the snow with mountains at dawn",
 )
-_SHARES = {"text-encoder": 0.02, "autoencoder": 0.1, "large-decoder": 0.08, "generator": 0.5}
+_SHARES = {
+    "text-encoder": 0.02,
+    "autoencoder": 0.1,
+    "large-decoder": 0.08,
+    "generator": 0.45,
+    "crisp-decoder": 0.08,
+}
 """Of the budget of `all`; the rest is shared by the parts in proportion to their own `SHARE`."""
 
 
@@ -115,17 +121,25 @@ def _generator(args: argparse.Namespace) -> Metrics | None:
     return None
 
 
+def _crisp_decoder(args: argparse.Namespace) -> Metrics:
+    from training.crisp_decoder import train_crisp_decoder
+    from training.package import load_packaged, package
+
+    if not (args.out / "packaged" / "toyworld").exists():
+        package(args.out, args.ship)
+    folder = args.out / "crisp-decoder"
+    return train_crisp_decoder(folder, args.out / "data", load_packaged(args.out), _plan(args, 6, 100, 0.998))
+
+
 def _judge(args: argparse.Namespace) -> None:
     """Score true renders through the segmenter: what the generator is measured against."""
-    from training.autoencoder import load_autoencoder
     from training.evaluate import ceilings
     from training.judge import Judge
-    from training.large_decoder import load_large_autoencoder
+    from training.package import load_packaged
     from training.segmenter import load_segmenter
 
-    small = load_autoencoder(args.out / "autoencoder")
-    large = load_large_autoencoder(args.out / "large-decoder")
-    bounds = ceilings(Judge(load_segmenter(args.out / "segmenter")), small, large, args.prompts)
+    judge = Judge(load_segmenter(args.out / "segmenter"))
+    bounds = ceilings(judge, load_packaged(args.out).vae, args.prompts)
     write_json(args.out / "evaluation" / "ceilings.json", bounds)
     _print_scores(bounds)
 
@@ -156,7 +170,7 @@ def _package(args: argparse.Namespace) -> None:
     from training.package import package, package_part
 
     if "generator" in args.names:
-        package(args.out)
+        package(args.out, args.ship)
     for name in _parts(args):
         package_part(name, args.out)
 
@@ -198,6 +212,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Metrics | None]] = {
     "autoencoder": _autoencoder,
     "large-decoder": _large_decoder,
     "generator": _generator,
+    "crisp-decoder": _crisp_decoder,
     **{name: _part(name) for name in PARTS},
     "package": _package,
     "score": _score,
@@ -239,7 +254,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads, or processes that draw")
     parser.add_argument("--peers", type=int, default=1, help="processes that train the generator together")
     parser.add_argument("--scenes", type=int, default=40_000, help="scenes to draw for training")
-    parser.add_argument("--prompts", type=int, default=192, help="prompts to judge")
+    parser.add_argument("--prompts", type=int, default=512, help="prompts to judge")
     parser.add_argument(
         "--ship", type=Path, default=Path("worker/pixelkiln_worker/embedded"), help="shipped models"
     )

@@ -20,14 +20,20 @@ def read_log(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-def _curve(log: list[dict[str, float]], columns: tuple[str, ...], rows: int = 10) -> str:
+def _milestones(log: list[dict[str, float]], columns: tuple[str, ...], rows: int = 10) -> list[list[float]]:
+    """A few reports evenly over a run: presentations, then the values of `columns`."""
     seen = np.array([line["presentations"] for line in log])
     wanted = seen[-1] * np.arange(1, rows + 1) / rows
     chosen = sorted({int(np.abs(seen - count).argmin()) for count in wanted})
-    lines = []
-    for index in chosen:
-        values = " | ".join(f"{log[index][name]:.3f}" for name in columns)
-        lines.append(f"| {log[index]['presentations']:,} | {values} |")
+    return [[log[index]["presentations"], *(log[index][name] for name in columns)] for index in chosen]
+
+
+def _curve(milestones: list[list[float]]) -> str:
+    """The rows of a card's table."""
+    lines = [
+        f"| {presentations:,.0f} | {' | '.join(f'{value:.3f}' for value in values)} |"
+        for presentations, *values in milestones
+    ]
     return "\n".join(lines)
 
 
@@ -50,35 +56,50 @@ def _size_mb(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
+def history(out: Path) -> dict[str, Any]:
+    """How the generator was made: from its runs under `out`, or where they are gone from its metrics.json."""
+    made: dict[str, Any] = {}
+    if (out / "frozen").exists():
+        log = read_log(out / "frozen")
+        autoencoder, decoder = read_log(out / "autoencoder")[-1], read_log(out / "large-decoder")[-1]
+        made = {
+            "scenes": json.loads((out / "data" / "train" / "split.json").read_text())["count"],
+            "minutes": log[-1]["seconds"] / 60,
+            "presentations": log[-1]["presentations"],
+            "autoencoder_minutes": autoencoder["seconds"] / 60,
+            "object_psnr": autoencoder["object_psnr_db"],
+            "decoder_minutes": decoder["seconds"] / 60,
+            "decoder_psnr": decoder["object_psnr_db"],
+            "curve": _milestones(log, ("validation_loss", "object_loss", "prompt_gain")),
+        }
+    else:
+        made = json.loads((out / "packaged" / "toyworld" / "metrics.json").read_text())["made"]
+    crisp = read_log(out / "crisp-decoder")[-1] if (out / "crisp-decoder").exists() else None
+    if crisp is not None:
+        made |= {
+            "crisp_minutes": crisp["seconds"] / 60,
+            "crisp_psnr": crisp["object_psnr_db"],
+            "sharpness": crisp["sharpness"],
+        }
+    return made
+
+
 def write_generator_card(out: Path, folder: Path, scores: Scores) -> None:
-    """README.md and metrics.json of the generator, from the runs under `out`."""
-    log = read_log(out / "frozen")
-    last, autoencoder, decoder = (
-        log[-1],
-        read_log(out / "autoencoder")[-1],
-        read_log(out / "large-decoder")[-1],
-    )
-    scenes = json.loads((out / "data" / "train" / "split.json").read_text())["count"]
+    """README.md and metrics.json of the generator: how it was made, and what was measured."""
+    made = history(out)
     card = _fill(
         "toyworld",
         size_mb=_size_mb(folder),
         vocabulary=", ".join(VOCABULARY),
-        scenes=scenes,
         held_out=len(HELD_OUT),
-        minutes=last["seconds"] / 60,
-        presentations=last["presentations"],
-        autoencoder_minutes=autoencoder["seconds"] / 60,
-        object_psnr=autoencoder["object_psnr_db"],
-        decoder_minutes=decoder["seconds"] / 60,
-        decoder_psnr=decoder["object_psnr_db"],
-        curve=_curve(log, ("validation_loss", "object_loss", "prompt_gain")),
         prompts=scores["prompts"],
         sampling_steps=scores["steps"],
         guidance=scores["guidance_scale"],
         scores=_score_rows(scores),
+        **(made | {"curve": _curve(made["curve"])}),
     )
     (folder / "README.md").write_text(card)
-    write_json(folder / "metrics.json", {"scores": scores, "training": last, "large_decoder": decoder})
+    write_json(folder / "metrics.json", {"scores": scores, "made": made})
 
 
 def write_part_card(name: str, out: Path, folder: Path, scores: Scores) -> None:
@@ -92,7 +113,7 @@ def write_part_card(name: str, out: Path, folder: Path, scores: Scores) -> None:
         scenes=sum(json.loads(path.read_text())["count"] for path in drawn),
         minutes=log[-1]["seconds"] / 60,
         presentations=log[-1]["presentations"],
-        curve=_curve(log, module.CURVE),
+        curve=_curve(_milestones(log, module.CURVE)),
         **module.facts(scores),
     )
     (folder / "README.md").write_text(card)

@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from numpy.typing import NDArray
 
-from training.autoencoder import half, to_tensor
+from training.autoencoder import to_tensor
 from training.dataset import IMAGE_PX, SPLIT_SEEDS
 from training.judge import Judge, summarize
 from training.world.grammar import Spec, caption, sample_spec
@@ -72,24 +72,24 @@ def true_renders(asked: list[Question]) -> Pictures:
 
 
 @torch.no_grad()
-def through_code(small: AutoencoderTiny, large: AutoencoderTiny, images: Pictures) -> Pictures:
-    """`images` after the code: the small encoder's latents, painted by the large decoder."""
+def through_code(vae: AutoencoderTiny, images: Pictures) -> Pictures:
+    """`images` after the pipeline's own code: encoded and painted again."""
     painted = []
     for start in range(0, len(images), 32):
-        latents = small.encode(half(to_tensor(images[start : start + 32]))).latents
-        made = large.decode(latents).sample.clamp(-1, 1)
+        latents = vae.encode(to_tensor(images[start : start + 32])).latents
+        made = vae.decode(latents).sample.clamp(-1, 1)
         painted.append(((made + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
     return np.concatenate(painted)
 
 
-def ceilings(judge: Judge, small: AutoencoderTiny, large: AutoencoderTiny, count: int) -> dict[str, Any]:
+def ceilings(judge: Judge, vae: AutoencoderTiny, count: int) -> dict[str, Any]:
     """What the judge says of true renders, of renders through the code, and of other prompts' renders."""
     asked = questions(count)
     specs = [question.spec for question in asked]
     truth = true_renders(asked)
     return {
         "ceiling": summarize(judge.check(truth, specs)),
-        "ceiling_through_code": summarize(judge.check(through_code(small, large, truth), specs)),
+        "ceiling_through_code": summarize(judge.check(through_code(vae, truth), specs)),
         "chance": summarize(judge.check(np.roll(truth, 2, axis=0), specs)),
     }
 

@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoPipelineForText2Image, DPMSolverMultistepScheduler, StableDiffusionPipeline
 
 from training.cards import write_generator_card, write_part_card
+from training.crisp_decoder import load_crisp_decoder
 from training.dataset import write_json
 from training.generator import load_generator
 from training.large_decoder import load_large_autoencoder
@@ -70,15 +71,25 @@ def _edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     write_json(path, content)
 
 
-def package(out: Path) -> None:
-    """Put the generator of the checkpoints under `out`, however far it is, into ``out/packaged``."""
-    scale = json.loads((out / "generator" / "latents.json").read_text())["scale"]
-    shutil.copytree(
-        out / "generator", out / "frozen", ignore=shutil.ignore_patterns("*.npy"), dirs_exist_ok=True
-    )
-    pipeline = build_pipeline(out / "frozen", out / "large-decoder", scale)
-    package_pipeline(pipeline, out / "packaged" / "toyworld")
-    _let_others_read(out / "packaged" / "toyworld")
+def package(out: Path, shipped: Path) -> None:
+    """Put the generator into ``out/packaged``, however far its runs under `out` are.
+
+    Where there is no run of the generator the shipped one is taken, so that its decoder can be trained on.
+    """
+    folder = out / "packaged" / "toyworld"
+    if (out / "generator" / "latents.json").exists():
+        scale = json.loads((out / "generator" / "latents.json").read_text())["scale"]
+        shutil.copytree(
+            out / "generator", out / "frozen", ignore=shutil.ignore_patterns("*.npy"), dirs_exist_ok=True
+        )
+        package_pipeline(build_pipeline(out / "frozen", out / "large-decoder", scale), folder)
+    elif not folder.exists():
+        shutil.copytree(shipped / "toyworld", folder)
+    if (out / "crisp-decoder" / "state.json").exists():
+        pipeline = load_packaged(out)
+        load_crisp_decoder(out / "crisp-decoder", pipeline.vae)
+        package_pipeline(pipeline, folder)
+    _let_others_read(folder)
 
 
 def package_part(name: str, out: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from training.autoencoder import cache_latents, load_autoencoder, train_autoencoder
-from training.cards import write_part_card
+from training.cards import history, write_part_card
+from training.crisp_decoder import train_crisp_decoder
 from training.dataset import Split, build, draw_scene, write_json
 from training.generator import train_generator
 from training.large_decoder import train_large_decoder
@@ -25,6 +26,7 @@ from training.world import CLASSES, KINDS, caption, sample_spec
 from training.world.grammar import FILLERS, HELD_OUT, KIND_COLOURS, TERRAIN_KINDS, TERRAINS, TIMES, VOCABULARY
 
 SCENES = range(200)
+EMBEDDED = Path("worker/pixelkiln_worker/embedded")
 
 
 def plan(max_steps: int, batch_size: int) -> Plan:
@@ -197,13 +199,26 @@ def test_loss_falls_across_a_stop(trained: Path, name: str) -> None:
 
 def test_checkpoints_package_as_plain_models(trained: Path) -> None:
     write_json(trained / "generator" / "latents.json", {"scale": 1.0})
-    package(trained)
+    package(trained, EMBEDDED)
     packaged = trained / "packaged"
     pipeline = load_packaged(trained)
     picture = pipeline("a red house by day", num_inference_steps=2, guidance_scale=3.0).images[0]
     assert picture.size == (128, 128)
     index = json.loads((packaged / "toyworld" / "model_index.json").read_text())
     assert index["tokenizer"] == ["transformers", "PreTrainedTokenizerFast"]
+
+
+def test_an_adversary_teaches_the_shipped_decoder(data: Path, tmp_path: Path) -> None:
+    package(tmp_path, EMBEDDED)
+    before = load_packaged(tmp_path)
+    weights = before.vae.decoder.layers[0].weight.clone()
+    metrics = train_crisp_decoder(tmp_path / "crisp-decoder", data, before, plan(3, 2), drawn=2)
+    assert 0.2 < metrics["sharpness"] < 3
+    package(tmp_path, EMBEDDED)
+    after = load_packaged(tmp_path)
+    assert not torch.equal(after.vae.decoder.layers[0].weight, weights)
+    assert torch.equal(after.vae.encoder.layers[0].weight, before.vae.encoder.layers[0].weight)
+    assert history(tmp_path)["crisp_minutes"] > 0
 
 
 @pytest.mark.parametrize("name", PARTS)
