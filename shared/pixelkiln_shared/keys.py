@@ -16,6 +16,7 @@ PREFIX = "pk:"
 
 IDEMPOTENCY_S = 86_400  # clients that retry for a day still find their first answer
 UPLOAD_S = 86_400  # an upload that no job used within a day is swept
+EMBEDDING_S = 86_400  # a picture is clicked on for minutes, perhaps again tomorrow; anew it costs a second
 WORKER_S = 30  # a worker that did not report for two leases is gone
 EVENT_SHARDS = 16  # enough that one XREAD per shard stays small, few enough for one blocking call
 EVENTS_KEPT = 10_000  # entries per shard (approximate): minutes of history for Last-Event-ID
@@ -115,3 +116,13 @@ def upload_key(tenant: str, upload_id: str) -> str:
 def input_key(tenant: str, job_id: str, field: str = "image") -> str:
     """Return the key of a job's own copy of an input picture; it lives and goes with the job."""
     return f"{job_prefix(tenant, job_id)}input.{field}"
+
+
+def embeddings_prefix(tenant: str) -> str:
+    """Return the folder of what models worked out about a tenant's pictures; never shared with another's."""
+    return f"{tenant}/embeddings/"
+
+
+def embedding_key(tenant: str, name: str) -> str:
+    """Return the key of one such embedding; swept `EMBEDDING_S` after it was written."""
+    return embeddings_prefix(tenant) + name

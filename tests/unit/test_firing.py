@@ -29,6 +29,7 @@ from pixelkiln_worker.device import Device, DeviceThread
 from pixelkiln_worker.families.contract import Outcome, Picture, Segment, Segmentation, Task, Watch
 from pixelkiln_worker.firing import Workshop, fire
 from pixelkiln_worker.held import Gone, Held
+from pixelkiln_worker.recall import Recall
 from pixelkiln_worker.residency import Residency
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import Turns
@@ -106,6 +107,7 @@ def house() -> Iterator[House]:
             lanes=lanes,
             ledger=ledger,
             storage=storage,
+            recall=Recall(storage),
             device=CPU,
             thread=DeviceThread(),
             residency=Residency(CPU, load),

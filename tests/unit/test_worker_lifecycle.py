@@ -26,6 +26,7 @@ from pixelkiln_worker.device import Device, DeviceThread
 from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Gone, Held, HeldJob
 from pixelkiln_worker.lifecycle import Lifecycle, Ringer
+from pixelkiln_worker.recall import Recall
 from pixelkiln_worker.residency import Residency
 from pixelkiln_worker.serving import EXIT_DEAF, EXIT_HUNG
 from pixelkiln_worker.telemetry import Telemetry
@@ -77,6 +78,7 @@ def house(redis_url: str) -> Iterator[House]:
             lanes=lanes,
             ledger=ledger,
             storage=MemoryStorage(),
+            recall=Recall(MemoryStorage()),
             device=CPU,
             thread=DeviceThread(),
             residency=Residency(CPU),

@@ -31,6 +31,7 @@ from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Held
 from pixelkiln_worker.lifecycle import Lifecycle, Ringer
+from pixelkiln_worker.recall import Recall
 from pixelkiln_worker.residency import Residency
 from pixelkiln_worker.serving import EXIT_MISCONFIGURED, EXIT_UNAVAILABLE, served
 from pixelkiln_worker.telemetry import Telemetry
@@ -73,6 +74,7 @@ class Process:
             lanes=lanes,
             ledger=ledger,
             storage=storage,
+            recall=Recall(storage),
             device=chosen,
             thread=device.DeviceThread(),
             residency=Residency(chosen),

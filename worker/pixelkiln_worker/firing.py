@@ -27,6 +27,7 @@ from pixelkiln_worker.device import Device, DeviceThread
 from pixelkiln_worker.families.contract import Task
 from pixelkiln_worker.held import Gone, Held, HeldJob
 from pixelkiln_worker.patience import Unwanted, insist
+from pixelkiln_worker.recall import Recall
 from pixelkiln_worker.residency import Residency
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import NextSlot, Turns
@@ -43,6 +44,7 @@ class Workshop:
 
     Attributes:
         lanes: what this worker serves, by lane.
+        recall: what models worked out about pictures before.
         hands: threads for transfers, so that a batch's pictures travel side by side.
         encoding: how many of them may encode at once: as many as there are processors.
         ring_soon: asks for the bells to be topped up, from another thread.
@@ -54,6 +56,7 @@ class Workshop:
     lanes: dict[str, ModelEntry]
     ledger: Ledger
     storage: Storage
+    recall: Recall
     device: Device
     thread: DeviceThread
     residency: Residency
@@ -155,22 +158,26 @@ def _top_up(shop: Workshop, batch: Batch) -> None:
     if more:
         jobs = shop.held.take(more)
         batch.jobs += jobs
-        _fetch(shop, batch, jobs)
+        _fetch(shop, batch, jobs, on_device=True)
 
 
 # ---------------------------------------------------------------------------------------------------- fetch
 
 
-def _fetch(shop: Workshop, batch: Batch, jobs: Sequence[HeldJob]) -> None:
-    """Bring the jobs' pictures in, side by side; a job whose picture cannot be had fails by itself."""
+def _fetch(shop: Workshop, batch: Batch, jobs: Sequence[HeldJob], *, on_device: bool = False) -> None:
+    """Bring the jobs' pictures in, side by side; a job whose picture cannot be had fails by itself.
+
+    What is kept of the pictures comes with them, but not while the device waits: it may be slower than anew.
+    """
     began = time.monotonic()
     # jobs of one lane all take a picture, or none of them does; then there is nothing to wait for
     over = shop.hands.map if any(inputs.fields(job.spec) for job in jobs) else map
-    batch.works += [work for work in over(partial(_fetch_one, shop), jobs) if work is not None]
+    fetch_one = partial(_fetch_one, shop, not on_device)
+    batch.works += [work for work in over(fetch_one, jobs) if work is not None]
     batch.metrics["fetch_ms"] = batch.metrics.get("fetch_ms", 0.0) + _ms_since(began)
 
 
-def _fetch_one(shop: Workshop, job: HeldJob) -> Work | None:
+def _fetch_one(shop: Workshop, recalling: bool, job: HeldJob) -> Work | None:
     try:
         images = insist(
             lambda: inputs.fetch(job.spec, shop.ledger, shop.storage, shop.decode), lambda: job.wanted
@@ -181,7 +188,8 @@ def _fetch_one(shop: Workshop, job: HeldJob) -> Work | None:
         log.warning("an input could not be had", job=job.id, exc_info=True)
         _fail(shop, job, _as_job_error(error))
         return None
-    return Work(job, Task(spec=job.spec, images=images))
+    task, model = Task(spec=job.spec, images=images), shop.residency.loaded(job.spec.model)
+    return Work(job, shop.recall.prepare(task, model, reading=recalling))
 
 
 # ------------------------------------------------------------------------------------------------------ run
@@ -244,6 +252,7 @@ def _deliver_one(shop: Workshop, batch: Batch, work: Work) -> None:
             files = delivery.prepare(work, _facts(shop, batch, work))
         if delivery.send(work, files, shop.storage, shop.held):
             shop.telemetry.done()
+            shop.recall.keep(work.job.spec.tenant, work.outcome.memory)
     except Unwanted:
         if work.job.gone is Gone.CANCELED:
             delivery.discard(work.job, shop.storage)

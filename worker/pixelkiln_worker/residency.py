@@ -47,6 +47,10 @@ class Residency:
         """The ids of the loaded models; safe from every thread."""
         return tuple(self._models.copy())
 
+    def loaded(self, model_id: str) -> Model | None:
+        """Return the model if it is loaded; it may be closed at any moment, except on the device thread."""
+        return self._models.get(model_id)
+
     def load_s(self, model_id: str) -> float:
         """Return how long loading took the last time, in seconds; 0 when never loaded."""
         return self._load_s.get(model_id, 0.0)

@@ -15,6 +15,9 @@ from pixelkiln_worker.families.contract import Model
 FAMILIES: dict[str, str] = {
     "classical": "pixelkiln_worker.families.classical",
     "diffusion": "pixelkiln_worker.families.diffusion",
+    "grounded": "pixelkiln_worker.families.grounded",
+    "phrases": "pixelkiln_worker.families.phrases",
+    "promptable": "pixelkiln_worker.families.promptable",
     "segmentation": "pixelkiln_worker.families.segmentation",
     "stub": "pixelkiln_worker.families.stub",
 }

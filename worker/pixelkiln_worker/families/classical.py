@@ -21,6 +21,7 @@ from pixelkiln_shared.kinds import Box, Point
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families import colours, grabcut, regions
 from pixelkiln_worker.families.contract import Outcome, Pixels, Segmentation, Task, Watch
+from pixelkiln_worker.families.marks import group_marks, inside
 from pixelkiln_worker.families.segments import Labels, Part, absorb_specks, assemble, enlarge, keep, shrink
 
 WORK_PX = 1024
@@ -114,36 +115,14 @@ def _thresholds(lightness: Pixels, tones: int) -> NDArray[Any]:
 
 
 def _by_marks(image: Pixels, wish: Wish) -> Segmentation:
-    boxes, points = _inside(wish, image.shape[1], image.shape[0])
+    boxes = inside(wish.boxes, wish.points, image.shape[1], image.shape[0])
     labels = np.zeros(image.shape[:2], np.uint16)
-    objects = grabcut.group_marks(boxes, points)
+    objects = group_marks(boxes, wish.points, grabcut.MARGIN)
     masks = [grabcut.cut(image, marks) for marks in objects]
     order = sorted(range(len(masks)), key=lambda index: -int(masks[index].sum()))
     for index in order:  # where objects overlap, the smaller lies on top
         labels[masks[index]] = index + 1
     return assemble(labels, lambda _, __: Part(label="object", category=1))
-
-
-def _inside(wish: Wish, width: int, height: int) -> tuple[list[Box], list[Point]]:
-    for box in wish.boxes:
-        if box.x0 >= width or box.y0 >= height:
-            raise InvalidInput(
-                f"a box lies outside the picture of {width} x {height}",
-                code="invalid_region",
-                pointer="/input/boxes",
-            )
-    if any(point.x >= width or point.y >= height for point in wish.points):
-        raise InvalidInput(
-            f"a point lies outside the picture of {width} x {height}",
-            code="invalid_region",
-            pointer="/input/points",
-        )
-    if not wish.boxes and not any(point.positive for point in wish.points):
-        raise InvalidInput(
-            "GrabCut needs a box, or a point on the object", code="invalid_region", pointer="/input"
-        )
-    boxes = [Box(x0=b.x0, y0=b.y0, x1=min(b.x1, width), y1=min(b.y1, height)) for b in wish.boxes]
-    return boxes, list(wish.points)
 
 
 def _at_size(found: Segmentation, image: Pixels) -> Segmentation:

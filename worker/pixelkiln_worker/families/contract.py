@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,27 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """What a model worked out about a picture, of use to later jobs on the same picture.
+
+    `key` names the tenant's picture, the weights and the number format. `data` is for models of the same key
+    to read (safetensors); None: nobody kept it.
+    """
+
+    key: str
+    data: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One job of a batch. `images` are its pictures by input field: HWC, RGB, uint8, [0, 255], upright."""
+    """One job of a batch. `images` are its pictures by input field: HWC, RGB, uint8, [0, 255], upright.
+
+    `memory` is what was kept of an earlier job on the picture, where the model is one that `Remembers`.
+    """
 
     spec: JobSpec
     images: Mapping[str, Pixels] = field(default_factory=dict)
+    memory: Memory | None = None
 
     @property
     def image(self) -> Pixels | None:
@@ -68,7 +84,7 @@ class Segmentation:
 class Outcome:
     """What one job came to. `detail` goes into the result and the manifest as it is (JSON).
 
-    `depth` is HW float32 in [0, 1], 0 the farthest, 1 the nearest.
+    `depth` is HW float32 in [0, 1], 0 the farthest, 1 the nearest. `memory` is for later jobs.
     """
 
     pictures: tuple[Picture, ...] = ()
@@ -76,6 +92,7 @@ class Outcome:
     depth: NDArray[np.float32] | None = None
     detail: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[dict[str, str], ...] = ()
+    memory: Memory | None = None
 
 
 class Watch(Protocol):
@@ -114,6 +131,19 @@ class Model(Protocol):
 
     def close(self) -> None:
         """Drop every reference to the weights."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A model whose work on a picture is worth keeping; safe from every thread, even after `close`."""
+
+    def memory_key(self, task: Task) -> str:
+        """Return the key of what there is to know of the task's picture: letters, digits and dashes."""
+        ...
+
+    def at_hand(self, key: str) -> bool:
+        """Whether the model has it in memory, so that nobody need fetch it."""
         ...
 
 

@@ -5,16 +5,14 @@ Boxes are XYXY and points XY, in pixels of the picture; masks are HW bool.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pixelkiln_shared.kinds import Box, Point
+from pixelkiln_shared.kinds import Box
 from pixelkiln_worker.families import regions
 from pixelkiln_worker.families.contract import Pixels
+from pixelkiln_worker.families.marks import Marks
 from pixelkiln_worker.families.segments import shrink
 
 WORK_PX = 480
@@ -22,30 +20,10 @@ WORK_PX = 480
 REFINE_PX = 1024
 """Longest side at which the edge follows the picture."""
 _ITERATIONS = 5
-_MARGIN = 0.4
+MARGIN = 0.4
 """How much of the box's size is looked at beyond it, to learn the background's colours."""
 
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Marks:
-    """What shows one object: a box, points, or both."""
-
-    box: Box | None = None
-    points: tuple[Point, ...] = ()
-
-
-def group_marks(boxes: Sequence[Box], points: Sequence[Point]) -> list[Marks]:
-    """Make one object of each box, with the points near it; points near no box make one object together."""
-    marks = [Marks(box=box, points=tuple(p for p in points if _near(p, box))) for box in boxes]
-    free = tuple(p for p in points if not any(_near(p, box) for box in boxes))
-    return [*marks, Marks(points=free)] if any(p.positive for p in free) else marks
-
-
-def _near(point: Point, box: Box) -> bool:
-    across, down = (box.x1 - box.x0) * _MARGIN, (box.y1 - box.y0) * _MARGIN
-    return box.x0 - across <= point.x < box.x1 + across and box.y0 - down <= point.y < box.y1 + down
 
 
 def cut(image: Pixels, marks: Marks) -> Mask:
@@ -65,7 +43,7 @@ def cut(image: Pixels, marks: Marks) -> Mask:
 def _window(box: Box | None, width: int, height: int) -> tuple[int, int, int, int]:
     if box is None:
         return 0, 0, width, height
-    across, down = (box.x1 - box.x0) * _MARGIN + 8, (box.y1 - box.y0) * _MARGIN + 8
+    across, down = (box.x1 - box.x0) * MARGIN + 8, (box.y1 - box.y0) * MARGIN + 8
     return (
         max(0, int(box.x0 - across)),
         max(0, int(box.y0 - down)),
