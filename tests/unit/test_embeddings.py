@@ -62,7 +62,7 @@ def test_damaged_or_foreign_embeddings_are_not_believed() -> None:
     held, good = embeddings(), pack(levels())
     assert held.unpack(good[:-1], SHAPES) is None
     assert held.unpack(b"", SHAPES) is None
-    assert held.unpack(good, SHAPES[:1] + [(3, 2, 1)]) is None
+    assert held.unpack(good, [*SHAPES[:1], (3, 2, 1)]) is None
     assert held.unpack(good, []) is None
     assert held.unpack(safetensors.torch.save({"0": levels()[0]}), SHAPES) is None
     assert held.unpack(pack(tuple(level.float() for level in levels())), SHAPES) is None
