@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import safetensors.torch
 import torch
@@ -33,7 +35,8 @@ def test_the_key_names_tenant_picture_weights_and_number_format() -> None:
     ]
     assert len({key, *others}) == 7
     assert key == embeddings().key("t", PICTURE.copy())
-    assert len(key) == 64
+    assert re.fullmatch(r"[0-9a-f]{32}-[0-9a-f]{64}", key)
+    assert [embeddings().made(one) for one in (key, others[0], others[3])] == [True, True, False]
 
 
 def test_the_least_recently_used_make_room() -> None:

@@ -247,6 +247,17 @@ def test_a_damaged_memory_is_made_anew(model: PromptableSegmenter, folder: Path)
     assert second.memory == first.memory
 
 
+def test_a_memory_of_other_weights_is_not_believed(model: PromptableSegmenter, folder: Path) -> None:
+    task = segment_task(pictures()[0], **CLICK)
+    [first] = run(model, task)
+    assert first.memory is not None
+    foreign, other = replace(first.memory, key=f"{'0' * 32}-{first.memory.key[33:]}"), load(folder)
+    with counted(other) as passes:
+        [second] = run(other, replace(task, memory=foreign))
+    assert second.memory == first.memory
+    assert passes == [1]
+
+
 def test_another_tenant_does_not_profit(model: PromptableSegmenter) -> None:
     assert isinstance(model, Remembers)
     task = segment_task(pictures()[0], **CLICK)

@@ -124,6 +124,9 @@ def test_our_processor_for_sam_2_resizes_and_normalises() -> None:
     assert values.shape == (1, 3, 8, 8)
     assert values[0, :, 4, 0].tolist() == pytest.approx([-2, -1, -0.5])
     assert values[0, :, 4, 7].tolist() == pytest.approx([2, 1, 0.5])
+    image[:] = 255 * (np.arange(32) % 2)[None, :, None]  # finer than the input can show: a smooth grey
+    grey = Stretcher(facts)(images=image, return_tensors="pt").pixel_values
+    assert torch.allclose(grey[0, 2, :, 1:7], torch.zeros(8, 6), atol=0.05)
 
 
 def test_objects_that_are_marked_differently_are_decoded_apart(network: Sam) -> None:

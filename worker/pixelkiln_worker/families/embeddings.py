@@ -36,16 +36,20 @@ class Embeddings:
         self.dtype = dtype
         self._held_bytes = held_bytes
         made_by = "\n".join((_FORMAT, str(identity["sha256"]), str(identity["dtype"]), str(dtype)))
-        self._made_by = made_by.encode()
+        self._made_by = hashlib.sha256(made_by.encode()).hexdigest()[:32]
         self._held: OrderedDict[str, Levels] = OrderedDict()  # least recently used first
         self._lock = threading.Lock()
 
     def key(self, tenant: str, image: Pixels) -> str:
-        """Return the name of the picture's embedding by this model: 64 hex digits."""
+        """Return the name of the picture's embedding by this model: maker and picture, in hex digits."""
         shape = "x".join(map(str, image.shape))
-        named = hashlib.sha256(self._made_by + f"\n{tenant}\n{shape}\n".encode())
-        named.update(np.ascontiguousarray(image).data)
-        return named.hexdigest()
+        pictured = hashlib.sha256(f"{tenant}\n{shape}\n".encode())
+        pictured.update(np.ascontiguousarray(image).data)
+        return f"{self._made_by}-{pictured.hexdigest()}"
+
+    def made(self, key: str) -> bool:
+        """Whether a key is of this model, and not of one that was loaded in its place before."""
+        return key.startswith(f"{self._made_by}-")
 
     def __contains__(self, key: str) -> bool:
         return key in self._held

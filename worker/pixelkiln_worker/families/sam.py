@@ -154,10 +154,7 @@ class Sam:
     @torch.inference_mode()
     def encode(self, tasks: Sequence[Task], images: Sequence[Pixels]) -> list[Encoded | ModelUnavailable]:
         """Encode pictures in one pass, without those that were encoded before, here or elsewhere."""
-        keys = [
-            task.memory.key if task.memory else self._embeddings.key(task.spec.tenant, image)
-            for task, image in zip(tasks, images, strict=True)
-        ]
+        keys = [self._key(*one) for one in zip(tasks, images, strict=True)]
         known = {key: self._recalled(key, task) for key, task in zip(keys, tasks, strict=True)}
         places = {key: index for index, key in enumerate(keys) if known[key] is None}
         fresh = dict(zip(places, self._levels([images[index] for index in places.values()]), strict=True))
@@ -173,9 +170,14 @@ class Sam:
             found.append(encoded if _finite(levels) else weights.not_finite())
         return found
 
+    def _key(self, task: Task, image: Pixels) -> str:
+        if task.memory and self._embeddings.made(task.memory.key):
+            return task.memory.key
+        return self._embeddings.key(task.spec.tenant, image)
+
     def _recalled(self, key: str, task: Task) -> Levels | None:
         held = self._embeddings.get(key)
-        if held is None and task.memory and task.memory.data:
+        if held is None and task.memory and task.memory.key == key and task.memory.data:
             held = self._embeddings.unpack(task.memory.data, self._shapes)
             if held is not None:
                 self._embeddings.hold(key, held)
