@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pixelkiln_worker.families.everything import apart, grid_marks, stability
+from pixelkiln_worker.families.everything import apart, fine, grid_marks, stability
 
 
 def square(x: int, y: int, side: int, size: int = 32) -> torch.Tensor:
@@ -30,6 +30,16 @@ def test_steep_edges_are_stable_and_flat_ones_are_not() -> None:
     assert values[0] == 1
     assert values[1] == pytest.approx(12 / 20, abs=0.05)  # 3 of 8 above 1, 5 of 8 above -1
     assert values[2] == 0
+
+
+def test_a_small_object_of_a_coarse_network_is_not_called_unstable() -> None:
+    rows, columns = torch.meshgrid(torch.arange(32) + 0.5, torch.arange(32) + 0.5, indexing="ij")
+    disc = 30 * (2.25 - torch.hypot(rows - 16.5, columns - 16.5))[None]  # 21 pixels, eight of them in doubt
+    assert stability(disc)[0] < 0.65
+    assert stability(fine(disc))[0] == pytest.approx((2.25 - 1 / 30) ** 2 / (2.25 + 1 / 30) ** 2, abs=0.02)
+    assert fine(disc).shape == (1, 256, 256)
+    assert fine(torch.zeros(2, 200, 256)).shape == (2, 200, 256)
+    assert fine(torch.zeros(0, 16, 32)).shape == (0, 16, 32)
 
 
 def test_of_masks_that_repeat_each_other_the_surest_stays() -> None:

@@ -6,9 +6,11 @@ the masks themselves are compared, not their boxes, so that long, slanted things
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
 
 from pixelkiln_shared.kinds import Point
 from pixelkiln_worker.families.marks import Marks
@@ -16,6 +18,8 @@ from pixelkiln_worker.families.sam import OBJECTS_PER_PASS, Encoded, Sam
 
 STABILITY_OFFSET = 1.0
 """How far the cut through the logits is moved up and down to see whether the mask stays."""
+FINE_PX = 256
+"""Longest side, at least, of what stability is measured on; SAM's own masks have it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +48,8 @@ def find_all(sam: Sam, encoded: Encoded, rules: Rules) -> tuple[torch.Tensor, to
     for first in range(0, len(grid), OBJECTS_PER_PASS):
         proposals = sam.propose(encoded, grid[first : first + OBJECTS_PER_PASS])
         guesses, sure = proposals.logits.flatten(0, 1), proposals.scores.flatten()
-        kept = (sure >= rules.threshold) & (stability(encoded.frame.crop(guesses)) >= rules.stability)
+        guesses, sure = guesses[sure >= rules.threshold], sure[sure >= rules.threshold]
+        kept = stability(fine(encoded.frame.crop(guesses))) >= rules.stability
         logits.append(guesses[kept])
         scores.append(sure[kept])
     found, sure = torch.cat(logits), torch.cat(scores)
@@ -57,6 +62,14 @@ def grid_marks(size: tuple[int, int], points_per_side: int) -> list[Marks]:
     height, width = size
     steps = [(index + 0.5) / points_per_side for index in range(points_per_side)]
     return [Marks(points=(Point(x=x * width, y=y * height),)) for y in steps for x in steps]
+
+
+def fine(logits: torch.Tensor) -> torch.Tensor:
+    """Return logits (n, h, w) on at least `FINE_PX`: else a pixel decides over a small object."""
+    factor = math.ceil(FINE_PX / max(logits.shape[1:]))
+    if factor == 1 or not len(logits):
+        return logits
+    return F.interpolate(logits[None], scale_factor=factor, mode="bilinear", align_corners=False)[0]
 
 
 def stability(logits: torch.Tensor) -> torch.Tensor:
