@@ -14,12 +14,18 @@ from pixelkiln_worker.families.contract import Model
 
 FAMILIES: dict[str, str] = {
     "classical": "pixelkiln_worker.families.classical",
+    "classification": "pixelkiln_worker.families.classification",
+    "cutout": "pixelkiln_worker.families.cutout",
+    "depth": "pixelkiln_worker.families.depth",
     "diffusion": "pixelkiln_worker.families.diffusion",
     "grounded": "pixelkiln_worker.families.grounded",
+    "matting": "pixelkiln_worker.families.matting",
     "phrases": "pixelkiln_worker.families.phrases",
     "promptable": "pixelkiln_worker.families.promptable",
     "segmentation": "pixelkiln_worker.families.segmentation",
     "stub": "pixelkiln_worker.families.stub",
+    "torchvision": "pixelkiln_worker.families.torchvision_models",
+    "universal": "pixelkiln_worker.families.universal",
 }
 
 

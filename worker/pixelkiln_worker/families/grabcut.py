@@ -34,7 +34,7 @@ def cut(image: Pixels, marks: Marks) -> Mask:
     small = shrink(crop, WORK_PX)
     scale = small.shape[1] / crop.shape[1], small.shape[0] / crop.shape[0]
     trimap = _trimap(small, marks, (left, top), scale)
-    found = _run(small, trimap)
+    found = decide(small, trimap)
     mask = np.zeros((height, width), bool)
     mask[top:bottom, left:right] = _refine(crop, found)
     return mask
@@ -91,7 +91,8 @@ def _trimap_of_points(small: Pixels, spots: list[tuple[tuple[int, int], bool]]) 
     return trimap
 
 
-def _run(small: Pixels, trimap: NDArray[np.uint8]) -> Mask:
+def decide(small: Pixels, trimap: NDArray[np.uint8]) -> Mask:
+    """Return the object's mask, from what is sure or likely of each pixel (OpenCV's `GC_*`, HW uint8)."""
     likely = np.isin(trimap, (cv2.GC_FGD, cv2.GC_PR_FGD))
     if likely.all() or not likely.any():
         return np.asarray(likely)

@@ -68,6 +68,11 @@ class Network:
             stack = torch.cat([prepared[index] for index in places])
             yield places, stack.to(self.device.name, self.net.dtype)
 
+    def see_whole_pictures(self) -> None:
+        """Keep the processor from cutting out the middle: answers for each pixel cover all of a picture."""
+        if getattr(self.processor, "do_center_crop", False):
+            self.processor.do_center_crop = False
+
     def close(self) -> None:
         """Drop the network and hand its memory back."""
         self.net = self.processor = None

@@ -67,6 +67,7 @@ class SemanticSegmenter(PictureModel):
 
     def __init__(self, entry: ModelEntry, network: Network) -> None:
         super().__init__(entry, network)
+        network.see_whole_pictures()
         self.classes = ClassTable.of(entry, network.net.config)
 
     def answer(self, tasks: Sequence[Task], images: Sequence[Pixels]) -> list[Outcome | Exception]:
