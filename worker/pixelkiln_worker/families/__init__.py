@@ -5,12 +5,19 @@ The registry is a dict; a module is imported when first needed.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import structlog
 
 from pixelkiln_shared.catalogue import Catalogue, ModelEntry
 from pixelkiln_shared.errors import Misconfigured, ModelUnavailable
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families.contract import Model
+
+log = structlog.get_logger(__name__)
 
 FAMILIES: dict[str, str] = {
     "classical": "pixelkiln_worker.families.classical",
@@ -38,6 +45,7 @@ def load(entry: ModelEntry, device: Device) -> Model:
     name = FAMILIES.get(entry.family)
     if name is None:
         raise ModelUnavailable(f"{entry.id}: this worker knows no family {entry.family!r}")
+    _hide_broken_torchvision()
     module = import_module(name)
     device.settle()
     model: Model = module.load(entry, device)
@@ -56,3 +64,21 @@ def servable(catalogue: Catalogue, wished: str = "") -> tuple[ModelEntry, ...]:
     if unknown:
         raise Misconfigured(f"PIXELKILN_WORKER_MODELS: {unknown[0]!r} is none of {', '.join(sorted(mine))}")
     return tuple(mine[name] for name in names) if names else tuple(mine.values())
+
+
+def _hide_broken_torchvision() -> None:
+    """Take a torchvision that was built for another torch out of sight.
+
+    transformers and diffusers look for it and fail to import when it is there but does not load; without it
+    they work. It is not imported where it is not installed.
+    """
+    if "torchvision" in sys.modules or find_spec("torchvision") is None:
+        return
+    try:
+        import_module("torchvision")
+    except Exception as error:  # noqa: BLE001 - RuntimeError, OSError, ImportError: whatever its loader meets
+        log.warning("torchvision was built for another torch and is not used", error=str(error))
+        modules: dict[str, Any] = sys.modules
+        for name in [name for name in modules if name.partition(".")[0] == "torchvision"]:
+            del modules[name]
+        modules["torchvision"] = None  # from now on importing it fails as if it were not there
