@@ -11,47 +11,23 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import (
     BeitConfig,
-    BeitForSemanticSegmentation,
-    BeitImageProcessorPil,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPProcessor,
     DepthAnythingConfig,
     DepthAnythingForDepthEstimation,
-    DetrConfig,
     Dinov2Config,
     DPTConfig,
     DPTForDepthEstimation,
-    DPTForSemanticSegmentation,
     DPTImageProcessorPil,
-    EomtConfig,
-    EomtForUniversalSegmentation,
-    EomtImageProcessorPil,
     GLPNConfig,
     GLPNForDepthEstimation,
     GLPNImageProcessorPil,
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
-    Mask2FormerImageProcessorPil,
-    MaskFormerConfig,
-    MaskFormerForInstanceSegmentation,
-    MaskFormerImageProcessorPil,
-    MobileNetV2Config,
-    MobileNetV2ForSemanticSegmentation,
-    MobileNetV2ImageProcessorPil,
-    OneFormerConfig,
-    OneFormerForUniversalSegmentation,
-    OneFormerImageProcessorPil,
-    OneFormerProcessor,
-    SegformerImageProcessorPil,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
     SiglipProcessor,
-    SwinConfig,
-    UperNetConfig,
-    UperNetForSemanticSegmentation,
     ViTConfig,
     VitDetConfig,
     ViTForImageClassification,
@@ -59,6 +35,9 @@ from transformers import (
     VitMatteConfig,
     VitMatteForImageMatting,
     VitMatteImageProcessorPil,
+    ZoeDepthConfig,
+    ZoeDepthForDepthEstimation,
+    ZoeDepthImageProcessorPil,
 )
 
 from pixelkiln_shared.catalogue import Limits, ModelEntry
@@ -68,9 +47,8 @@ from pixelkiln_worker.families.contract import Outcome, Pixels, Task
 from tests.tiny_models import clip_tokenizer
 
 CLASSES = ("sky", "grass", "house")
-_SQUARE = {"height": 64, "width": 64}
-_SHAPE = {"shortest_edge": 64, "longest_edge": 128}
-_LAYERS = {"num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+SQUARE = {"height": 64, "width": 64}
+LAYERS = {"num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
 
 
 def entry_of(family: str, kind: Kind, folder: Path | str, **fields: Any) -> ModelEntry:
@@ -113,65 +91,24 @@ def lose(folder: Path, part: str) -> None:
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _save(folder: Path, network: Callable[[], Any], processor: Any) -> Path:
+def save(folder: Path, network: Callable[[], Any], processor: Any) -> Path:
     torch.manual_seed(0)
     network().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
-def _named(names: Sequence[str]) -> dict[str, Any]:
+def named(names: Sequence[str]) -> dict[str, Any]:
     return {
         "id2label": dict(enumerate(names)),
         "label2id": {name: index for index, name in enumerate(names)},
     }
 
 
-def _swin() -> SwinConfig:
-    return SwinConfig(
-        image_size=64,
-        patch_size=4,
-        embed_dim=16,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 2, 2, 4],
-        window_size=4,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
+# ------------------------------------------------------------------------------------------------ depth
 
 
-# ------------------------------------------------------------------------------------------------ semantic
-
-
-def mobilenet_deeplab(folder: Path, names: Sequence[str] = CLASSES) -> Path:
-    """Save a DeepLabV3 on MobileNetV2, whose processor cuts out the middle of a picture as the real one's."""
-    config = MobileNetV2Config(depth_multiplier=0.1, min_depth=8, output_stride=8, **_named(names))
-    processor = MobileNetV2ImageProcessorPil(size={"shortest_edge": 64}, crop_size=_SQUARE)
-    return _save(folder, lambda: MobileNetV2ForSemanticSegmentation(config), processor)
-
-
-def beit(folder: Path, names: Sequence[str] = CLASSES) -> Path:
-    config = BeitConfig(
-        hidden_size=16,
-        image_size=64,
-        patch_size=16,
-        out_indices=[1, 2, 3, 4],
-        use_auxiliary_head=False,
-        **_LAYERS,
-        **_named(names),
-    )
-    processor = BeitImageProcessorPil(size=_SQUARE, do_center_crop=False)
-    return _save(folder, lambda: BeitForSemanticSegmentation(config), processor)
-
-
-def upernet(folder: Path, names: Sequence[str] = CLASSES) -> Path:
-    config = UperNetConfig(
-        backbone_config=_swin(), hidden_size=16, pool_scales=[1, 2], use_auxiliary_head=False, **_named(names)
-    )
-    processor = SegformerImageProcessorPil(size=_SQUARE)
-    return _save(folder, lambda: UperNetForSemanticSegmentation(config), processor)
-
-
-def _dpt(**fields: Any) -> DPTConfig:
+def dpt(**fields: Any) -> DPTConfig:
     return DPTConfig(
         hidden_size=16,
         image_size=64,
@@ -181,105 +118,46 @@ def _dpt(**fields: Any) -> DPTConfig:
         fusion_hidden_size=16,
         use_auxiliary_head=False,
         is_hybrid=False,
-        **_LAYERS,
+        **LAYERS,
         **fields,
     )
 
 
-def dpt_semantic(folder: Path, names: Sequence[str] = CLASSES) -> Path:
-    config = _dpt(**_named(names))
-    return _save(folder, lambda: DPTForSemanticSegmentation(config), DPTImageProcessorPil(size=_SQUARE))
+def dpt_depth(folder: Path, **processing: Any) -> Path:
+    config = dpt()
+    processor = DPTImageProcessorPil(**{"size": SQUARE} | processing)
+    return save(folder, lambda: DPTForDepthEstimation(config), processor)
 
 
-# ------------------------------------------------------------------------------------------------ universal
-
-_HEADS = {"num_attention_heads": 2, "dim_feedforward": 32, "hidden_dim": 32, "num_queries": 6}
-_ENCODER = {"encoder_feedforward_dim": 32, "encoder_layers": 1, "decoder_layers": 2}
-
-
-def mask2former(folder: Path, names: Sequence[str] = CLASSES) -> Path:
-    config = Mask2FormerConfig(
-        backbone_config=_swin(),
-        feature_size=32,
-        mask_feature_size=32,
-        **_HEADS,
-        **_ENCODER,
-        **_named(names),
-    )
-    processor = Mask2FormerImageProcessorPil(size=_SHAPE)
-    return _save(folder, lambda: Mask2FormerForUniversalSegmentation(config), processor)
-
-
-def maskformer(folder: Path, names: Sequence[str] = CLASSES) -> Path:
-    decoder = DetrConfig(
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        num_queries=6,
-    )
-    config = MaskFormerConfig(
-        backbone_config=_swin(),
-        fpn_feature_size=32,
-        mask_feature_size=32,
-        decoder_config=decoder,
-        **_named(names),
-    )
-    processor = MaskFormerImageProcessorPil(size=_SHAPE)
-    return _save(folder, lambda: MaskFormerForInstanceSegmentation(config), processor)
-
-
-def oneformer(folder: Path, names: Sequence[str] = CLASSES) -> Path:
-    config = OneFormerConfig(
-        backbone_config=_swin(),
-        conv_dim=32,
-        mask_dim=32,
-        text_encoder_width=32,
-        text_encoder_num_layers=1,
-        text_encoder_vocab_size=514,
-        text_encoder_context_length=77,
-        text_encoder_n_ctx=2,
-        query_dec_layers=1,
-        is_training=False,
-        **_HEADS,
-        **_ENCODER,
-        **_named(names),
-    )
-    processor = OneFormerProcessor(OneFormerImageProcessorPil(size=_SHAPE), clip_tokenizer())
-    return _save(folder, lambda: OneFormerForUniversalSegmentation(config), processor)
-
-
-def eomt(folder: Path, names: Sequence[str] = CLASSES, **processing: Any) -> Path:
-    config = EomtConfig(
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
+def zoedepth(folder: Path) -> Path:
+    backbone = BeitConfig(
+        hidden_size=16,
         image_size=64,
-        patch_size=8,
-        num_queries=6,
-        num_blocks=1,
-        num_upscale_blocks=1,
-        num_register_tokens=1,
-        **_named(names),
+        patch_size=16,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+        reshape_hidden_states=False,
+        use_relative_position_bias=True,
+        **LAYERS,
     )
-    size = {"shortest_edge": 64, "longest_edge": 64}
-    processor = EomtImageProcessorPil(**{"size": size, "do_pad": True} | processing)
-    return _save(folder, lambda: EomtForUniversalSegmentation(config), processor)
+    config = ZoeDepthConfig(
+        backbone_config=backbone,
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=16,
+        bottleneck_features=16,
+        num_relative_features=8,
+        num_attractors=[4, 2, 2, 1],
+        bin_embedding_dim=8,
+        patch_transformer_hidden_size=16,
+        patch_transformer_intermediate_size=32,
+        patch_transformer_num_attention_heads=2,
+        bin_configurations=[{"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0, "name": "nyu"}],
+    )
+    processor = ZoeDepthImageProcessorPil(size=SQUARE)
+    return save(folder, lambda: ZoeDepthForDepthEstimation(config), processor)
 
 
-# ------------------------------------------------------------------------------------------------ depth
-
-
-def dpt_depth(folder: Path) -> Path:
-    config = _dpt()
-    return _save(folder, lambda: DPTForDepthEstimation(config), DPTImageProcessorPil(size=_SQUARE))
-
-
-def depth_anything(folder: Path, **fields: Any) -> Path:
-    backbone = Dinov2Config(
+def _dinov2() -> Dinov2Config:
+    return Dinov2Config(
         hidden_size=16,
         image_size=56,
         patch_size=14,
@@ -290,8 +168,25 @@ def depth_anything(folder: Path, **fields: Any) -> Path:
         apply_layernorm=True,
         reshape_hidden_states=False,
     )
+
+
+def padded_dpt(folder: Path) -> Path:
+    """Save a DPT that sees pictures at their own size, filled up to whole patches on all sides."""
+    config = DPTConfig(
+        backbone_config=_dinov2(),
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=16,
+        reassemble_hidden_size=16,
+        hidden_size=16,
+        is_hybrid=False,
+    )
+    processor = DPTImageProcessorPil(do_resize=False, do_pad=True, size_divisor=14)
+    return save(folder, lambda: DPTForDepthEstimation(config), processor)
+
+
+def depth_anything(folder: Path, **fields: Any) -> Path:
     config = DepthAnythingConfig(
-        backbone_config=backbone,
+        backbone_config=_dinov2(),
         reassemble_hidden_size=16,
         patch_size=14,
         neck_hidden_sizes=[8, 8, 8, 8],
@@ -302,7 +197,7 @@ def depth_anything(folder: Path, **fields: Any) -> Path:
     processor = DPTImageProcessorPil(
         size={"height": 56, "width": 56}, keep_aspect_ratio=True, ensure_multiple_of=14
     )
-    return _save(folder, lambda: DepthAnythingForDepthEstimation(config), processor)
+    return save(folder, lambda: DepthAnythingForDepthEstimation(config), processor)
 
 
 def glpn(folder: Path, max_depth: int = 10) -> Path:
@@ -314,7 +209,7 @@ def glpn(folder: Path, max_depth: int = 10) -> Path:
         decoder_hidden_size=8,
         max_depth=max_depth,
     )
-    return _save(folder, lambda: GLPNForDepthEstimation(config), GLPNImageProcessorPil())
+    return save(folder, lambda: GLPNForDepthEstimation(config), GLPNImageProcessorPil())
 
 
 # ------------------------------------------------------------------------------------------------ matting
@@ -338,21 +233,21 @@ def vitmatte(folder: Path) -> Path:
         convstream_hidden_sizes=[4, 8, 8],
         fusion_hidden_sizes=[8, 8, 8, 4],
     )
-    return _save(folder, lambda: VitMatteForImageMatting(config), VitMatteImageProcessorPil())
+    return save(folder, lambda: VitMatteForImageMatting(config), VitMatteImageProcessorPil())
 
 
 # ------------------------------------------------------------------------------------------------ classes
 
 
 def vit(folder: Path, names: Sequence[str] = CLASSES) -> Path:
-    config = ViTConfig(hidden_size=16, image_size=32, patch_size=8, **_LAYERS, **_named(names))
+    config = ViTConfig(hidden_size=16, image_size=32, patch_size=8, **LAYERS, **named(names))
     processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
-    return _save(folder, lambda: ViTForImageClassification(config), processor)
+    return save(folder, lambda: ViTForImageClassification(config), processor)
 
 
 def _two_towers(**text: Any) -> dict[str, Any]:
-    seen = {"hidden_size": 16, "image_size": 32, "patch_size": 8} | _LAYERS
-    return {"vision_config": seen, "text_config": {"hidden_size": 16} | _LAYERS | text}
+    seen = {"hidden_size": 16, "image_size": 32, "patch_size": 8} | LAYERS
+    return {"vision_config": seen, "text_config": {"hidden_size": 16} | LAYERS | text}
 
 
 def clip(folder: Path) -> Path:
@@ -360,7 +255,7 @@ def clip(folder: Path) -> Path:
     config = CLIPConfig(**_two_towers(**words), projection_dim=16)
     image_processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     processor = CLIPProcessor(image_processor, clip_tokenizer())
-    return _save(folder, lambda: CLIPModel(config), processor)
+    return save(folder, lambda: CLIPModel(config), processor)
 
 
 def siglip(folder: Path) -> Path:
@@ -369,4 +264,4 @@ def siglip(folder: Path) -> Path:
     )
     image_processor = SiglipImageProcessorPil(size={"height": 32, "width": 32})
     processor = SiglipProcessor(image_processor, clip_tokenizer())
-    return _save(folder, lambda: SiglipModel(config), processor)
+    return save(folder, lambda: SiglipModel(config), processor)

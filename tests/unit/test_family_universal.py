@@ -17,18 +17,8 @@ from pixelkiln_worker.families.contract import Outcome, Pixels, Segmentation, Ta
 from pixelkiln_worker.families.queries import Naming, Queries
 from pixelkiln_worker.families.universal import UniversalSegmenter
 from tests.tiny_models import CPU, Steps, photo_like, segformer
-from tests.tiny_vision_models import (
-    CLASSES,
-    entry_of,
-    eomt,
-    lose,
-    mask2former,
-    maskformer,
-    oneformer,
-    outcome,
-    spoil,
-    task_of,
-)
+from tests.tiny_segmenters import eomt, mask2former, maskformer, oneformer
+from tests.tiny_vision_models import CLASSES, entry_of, lose, outcome, spoil, task_of
 
 TASKS = ("panoptic", "instance", "semantic")
 NAMING = Naming(names=CLASSES, categories=(1, 2, 3))

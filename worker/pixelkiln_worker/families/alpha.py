@@ -66,7 +66,7 @@ def _guided_by_colour(image: Pixels, soft: Alpha, radius_px: int) -> Alpha:
         line = cv2.blur(slope, side) * guide + cv2.blur(mean_soft - slope * mean, side)
         total += share**4 * line
         weights += share**4
-        told = np.maximum(told, share)
+        told = np.maximum(told, np.sqrt(share))
     return np.asarray(told * (total / weights) + (1 - told) * soft, np.float32)
 
 

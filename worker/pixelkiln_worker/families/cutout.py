@@ -31,8 +31,9 @@ _FRAME_SHARE = 0.04
 _COLOURS = 6
 _RARE = 0.06
 """A colour of less than this share of the frame is a thing that touches it, not the ground."""
-_FOOT = 1.6
-"""Colours that only the lower edge shows weigh less as ground by this factor: things stand there."""
+_CORNER = 0.8
+_ONE_SIDE = 0.9
+"""The same for one of which this share lies on one side, away from the corners (beyond `_CORNER`)."""
 _CELLS = 400
 _TEXTURE = 3.0
 """Steps in Lab between neighbouring cells that are no edge."""
@@ -88,16 +89,16 @@ def _from_colours(lab: Map, frame: NDArray[np.bool_]) -> Map:
     _, which, centres = cv2.kmeans(samples, colours, np.empty(0), stop, 2, cv2.KMEANS_PP_CENTERS)
     labels = np.full(frame.shape, -1)
     labels[frame] = which.ravel()
-    lower = np.zeros(frame.shape, bool)
-    lower[frame.shape[0] * 3 // 4 :] = True
+    rows, columns = np.mgrid[-1 : 1 : frame.shape[0] * 1j, -1 : 1 : frame.shape[1] * 1j]
+    sides = np.argmax(np.stack([-rows, rows, -columns, columns]), axis=0)
+    sides[(np.abs(rows) > _CORNER) & (np.abs(columns) > _CORNER)] = 4
+    usual = int(np.bincount(which.ravel()).argmax())
     nearest = np.full(frame.shape, np.inf, np.float32)
     for number, centre in enumerate(centres):
         mine = labels == number
-        share = float(mine.sum()) / len(samples)
-        if share < _RARE and number != int(np.bincount(which.ravel()).argmax()):
-            continue
-        weight = _FOOT if share and (mine & lower).sum() > 0.95 * mine.sum() else 1.0
-        nearest = np.minimum(nearest, weight * np.linalg.norm(lab - centre, axis=2))
+        one_side = max(np.bincount(sides[mine], minlength=5)[:4]) > _ONE_SIDE * mine.sum()
+        if number == usual or not (one_side or mine.sum() < _RARE * len(samples)):
+            nearest = np.minimum(nearest, np.linalg.norm(lab - centre, axis=2))
     return nearest
 
 

@@ -8,13 +8,13 @@ Importing this module imports torch and transformers: workers do it at boot.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from numpy.typing import NDArray
 from transformers import AutoModelForDepthEstimation
 
@@ -35,6 +35,8 @@ _METRIC_TYPES = ("glpn", "zoedepth", "depth_pro")
 _DISPARITY = 0.03
 _OUTLIERS = 0.005
 """Share of pixels at each end whose depth may lie outside the range that becomes 0 to 1."""
+_FLAT = 1e-4
+"""Below this range, as a share of the numbers themselves, a picture has no depth, only noise."""
 _LEAST_DISTANCE = 1e-3
 
 Map = NDArray[np.float32]
@@ -48,8 +50,11 @@ class DepthEstimator(PictureModel):
         network.see_whole_pictures()
         self.method = entry.method or _method_of(network.net.config)
         self._disparity = float(entry.defaults.get("disparity", _DISPARITY))
-        finish = network.processor.post_process_depth_estimation
-        self._unpads = "source_sizes" in inspect.signature(finish).parameters
+        self._padded = bool(getattr(network.processor, "do_pad", False))
+        if self._padded and network.processor.do_resize:
+            network.processor.do_pad = self._padded = (
+                False  # ZoeDepth's mirrored rim; without it all fits too
+            )
 
     def answer(self, tasks: Sequence[Task], images: Sequence[Pixels]) -> list[Outcome | Exception]:
         """Estimate the depth of the pictures in one pass; warp those that are wanted for two eyes."""
@@ -61,14 +66,19 @@ class DepthEstimator(PictureModel):
         """Return the network's own numbers for each picture, at its size."""
         found: list[Map] = [np.empty(0, np.float32)] * len(images)
         for places, pixels in self.network.pixel_values(images):
-            answer = self.network.net(pixel_values=pixels)
-            sizes = [images[place].shape[:2] for place in places]
-            more = {"source_sizes": sizes} if self._unpads else {}
-            answer.predicted_depth = answer.predicted_depth.float()
-            finish = self.network.processor.post_process_depth_estimation
-            for place, one in zip(places, finish(answer, target_sizes=sizes, **more), strict=True):
-                found[place] = one["predicted_depth"].cpu().numpy()
+            rows = self.network.net(pixel_values=pixels).predicted_depth.float()[:, None]  # (n, 1, h, w)
+            for place, row in zip(places, rows, strict=True):
+                found[place] = self._fitted(row[None], pixels.shape[2:], images[place].shape[:2])
         return found
+
+    def _fitted(self, row: torch.Tensor, seen: Sequence[int], size: tuple[int, ...]) -> Map:
+        """Return an answer, (1, 1, h, w), at the picture's size; the network saw it at size `seen`."""
+        if self._padded:
+            row = F.interpolate(row, tuple(seen), mode="bicubic", align_corners=False)
+            top, left = (seen[0] - size[0]) // 2, (seen[1] - size[1]) // 2
+            row = row[..., top : top + size[0], left : left + size[1]]
+        fitted = F.interpolate(row, size, mode="bicubic", align_corners=False)
+        return np.asarray(fitted[0, 0].cpu().numpy(), np.float32)
 
     def _outcome(self, task: Task, image: Pixels, raw: Map) -> Outcome | Exception:
         if not np.isfinite(raw).all():
@@ -103,10 +113,11 @@ def nearness(raw: Map, method: str) -> tuple[Map, float, float]:
         return np.asarray(raw.clip(0, 1), np.float32), 0.0, 1.0
     values = 1 / raw.clip(_LEAST_DISTANCE) if method == "metric" else raw
     far, near = (float(level) for level in np.quantile(values, (_OUTLIERS, 1 - _OUTLIERS)))
-    scaled = ((values - far) / max(near - far, 1e-6)).clip(0, 1)
+    least = max(_FLAT * max(abs(near), abs(far)), 1e-12)
+    scaled = ((values - far) / max(near - far, least)).clip(0, 1)
     if method == "metric":
         far, near = 1 / far, 1 / near
-    return np.asarray(scaled, np.float32), round(far, 4), round(near, 4)
+    return np.asarray(scaled, np.float32), float(f"{far:.4g}"), float(f"{near:.4g}")
 
 
 def _method_of(config: Any) -> str:

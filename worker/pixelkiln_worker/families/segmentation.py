@@ -31,7 +31,7 @@ WORK_PX = 1024
 """Longest side at which classes are compared for each pixel; larger pictures get the nearest one's class."""
 _SPECK_SHARE = 1 / 1_000
 """Pieces smaller than this share of the picture go to their neighbours: specks and pinholes."""
-_NOTHING = frozenset({"background", "unlabeled", "void"})
+_NOTHING = frozenset({"background", "__background__", "unlabeled", "void"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

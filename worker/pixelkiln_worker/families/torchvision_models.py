@@ -142,8 +142,8 @@ class Detector(TorchvisionModel):
         )
         # the masks' own certainty would weigh twice: torchvision's scores are already those of whole things
         segments = assemble(*queries.instances(chosen, naming, 0.0))
-        note = {} if "masks" in answer else {"note": "boxes only: the model gives no masks"}
-        return segments, {"boxes": self._boxes(answer, kept, image)} | note
+        shapes = "masks" if "masks" in answer else "boxes, since the model gives no masks"
+        return segments, {"shapes": shapes, "boxes": self._boxes(answer, kept, image)}
 
     def _boxes(self, answer: Any, kept: torch.Tensor, image: Pixels) -> list[dict[str, Any]]:
         """Return what was found as label, score and box: XYXY as shares of the picture's width and height."""
@@ -248,7 +248,12 @@ def _built(library: Any, name: str, names: Sequence[str], found: weights.Weights
     if any(key.startswith("aux_classifier.") for key in state):
         options["aux_loss"] = True
     net = library.models.get_model(name, **options)
-    net.load_state_dict(state)  # strict: what is missing or too much raises
+    try:
+        fit = net.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # sizes that differ; its first line does not say which
+        raise ModelUnavailable(f"the weights do not fit: {str(error).splitlines()[-1].strip()}") from error
+    if wrong := [*fit.missing_keys, *fit.unexpected_keys]:
+        raise ModelUnavailable(f"the weights do not fit {name}: {wrong[0]}")
     return net.float()
 
 
