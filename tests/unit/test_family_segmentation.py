@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from pixelkiln_shared.errors import InvalidInput, ModelUnavailable
@@ -14,6 +17,7 @@ from pixelkiln_worker.families import segmentation
 from pixelkiln_worker.families.contract import Outcome, Pixels, Segmentation
 from pixelkiln_worker.families.segmentation import ClassTable, SemanticSegmenter, instances
 from tests.tiny_models import CPU, Steps, photo_like, segformer, segment_task, segmenter_entry
+from tests.tiny_segmenters import beit, dpt_semantic, mobilenet_deeplab, upernet
 
 NAMES = ("sky", "grass", "house")
 TABLE = ClassTable(names=NAMES, things=frozenset({2}), nothing=frozenset())
@@ -152,6 +156,40 @@ def test_background_is_nothing() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ folders
+
+
+@pytest.mark.parametrize("save", [beit, dpt_semantic, mobilenet_deeplab, upernet])
+def test_other_semantic_networks_open_alike(tmp_path: Path, save: Callable[[Path], Path]) -> None:
+    other = segmentation.load(segmenter_entry(save(tmp_path / "model")), CPU)
+    together = other.run([segment_task(image) for image in pictures()], Steps())
+    for image, found in zip(pictures(), together, strict=True):
+        alone = masks(outcome(other.run([segment_task(image)], Steps())[0]))
+        assert masks(outcome(found)).ids.shape == image.shape[:2]
+        assert (masks(outcome(found)).ids != alone.ids).mean() < 0.001
+
+
+class Bright(torch.nn.Module):
+    """Stands in for a network: class 2 where the picture is bright, else class 0."""
+
+    dtype = torch.float32
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:
+        bright = (pixel_values.mean(1) > 0).float()
+        return SimpleNamespace(logits=torch.stack([1 - bright, 0 * bright, bright], 1) * 9)
+
+
+@pytest.mark.parametrize("save", [mobilenet_deeplab, beit, segformer])
+def test_masks_lie_where_the_picture_is_though_processors_cut_out_its_middle(
+    tmp_path: Path, save: Callable[[Path], Path]
+) -> None:
+    other = segmentation.load(segmenter_entry(save(tmp_path / "model")), CPU)
+    other.network.net = Bright()
+    image = np.zeros((100, 300, 3), np.uint8)
+    image[20:60, 10:40] = 255  # outside the middle square
+    found = masks(outcome(other.run([segment_task(image, labels=["house"])], Steps())[0]))
+    rows, columns = np.nonzero(found.ids)
+    edges = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+    assert np.abs(np.array(edges) - (20, 60, 10, 40)).max() <= 4
 
 
 def test_the_things_may_stand_in_the_models_own_configuration(tmp_path: Path) -> None:
