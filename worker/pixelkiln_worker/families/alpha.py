@@ -19,6 +19,8 @@ from pixelkiln_worker.families.segments import shrink
 REFINE_PX = 1024
 """Longest side at which the edge follows the picture."""
 _EPSILON = 1e-4
+_FLAT = 2e-3
+"""Variance of an alpha below which there is no edge to place."""
 _SURE = 0.06
 """Alpha this close to 0 or 1 is taken for it: a faint veil is a fault of the filter, never a thing."""
 _NEAR_PX = 12
@@ -62,7 +64,7 @@ def _guided_by_colour(image: Pixels, soft: Alpha, radius_px: int) -> Alpha:
         variance = cv2.blur(guide * guide, side) - mean * mean
         covariance = cv2.blur(guide * soft, side) - mean * mean_soft
         slope = covariance / (variance + np.float32(_EPSILON))
-        share = (slope * covariance / (spread + np.float32(1e-6))).clip(0, 1)  # of the edge, that it tells
+        share = (slope * covariance / (spread + np.float32(_FLAT))).clip(0, 1)  # of the edge, that it tells
         line = cv2.blur(slope, side) * guide + cv2.blur(mean_soft - slope * mean, side)
         total += share**4 * line
         weights += share**4
