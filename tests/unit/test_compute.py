@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pixelkiln_shared.errors import JobCanceled, OutOfMemory
 from pixelkiln_worker.compute import BatchWatch, Compute, Work
+from pixelkiln_worker.device import Poisoned
 from pixelkiln_worker.families.contract import Outcome, Task, Watch
 from pixelkiln_worker.held import Gone, HeldJob
 from tests.worker_processes import stub_spec
@@ -81,6 +83,70 @@ def test_a_job_that_fits_nowhere_is_out_of_memory(compute: Compute) -> None:
     batch = works(2)
     run(compute, Small(0), batch)
     assert all(isinstance(work.outcome, OutOfMemory) for work in batch)
+
+
+def test_a_model_is_asked_for_slower_settings_before_a_job_fails(compute: Compute) -> None:
+    class Thrifty(Small):
+        savings = 2
+
+        def economize(self) -> bool:
+            self.savings -= 1
+            self.capacity = 1 if self.savings == 0 else 0
+            return self.savings >= 0
+
+    model, batch = Thrifty(0), works(1)
+    run(compute, model, batch)
+    assert isinstance(batch[0].outcome, Outcome)
+    assert model.tried == [1, 1, 1, 1]
+
+
+def test_a_model_that_can_save_no_more_fails_the_job_with_advice(compute: Compute) -> None:
+    class Spent(Small):
+        def economize(self) -> bool:
+            return False
+
+    batch = works(1)
+    run(compute, Spent(0), batch)
+    assert isinstance(batch[0].outcome, OutOfMemory)
+    assert "a smaller size than 64 x 64" in batch[0].outcome.message
+
+
+def test_advice_names_the_pictures_that_were_given_or_asked_for(compute: Compute) -> None:
+    spec = stub_spec(count=3)
+    task = Task(spec=spec, images={"image": np.zeros((50, 70, 3), np.uint8)})
+    work = Work(HeldJob(spec=spec, attempt=1), task)
+    run(compute, Small(0), [work])
+    assert isinstance(work.outcome, OutOfMemory)
+    assert "a smaller image than 70 x 50 or fewer pictures than 3" in work.outcome.message
+
+
+def test_an_error_kept_for_a_job_holds_no_frames(compute: Compute) -> None:
+    class Nested(Small):
+        def run(self, batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
+            try:
+                raise KeyError("inner")
+            except KeyError:
+                raise RuntimeError("outer") from None
+
+    batch = works(1)
+    run(compute, Nested(1), batch)
+    error = batch[0].outcome
+    assert isinstance(error, RuntimeError)
+    assert error.__traceback__ is None
+    assert error.__context__ is not None
+    assert error.__context__.__traceback__ is None
+
+
+def test_a_broken_device_ends_the_batch_and_leaves_its_jobs_without_outcome(compute: Compute) -> None:
+    class Broken(Small):
+        def run(self, batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    batch = works(3)
+    with pytest.raises(Poisoned):
+        run(compute, Broken(8), batch)
+    assert [work.outcome for work in batch] == [None, None, None]
+    assert compute.current is None
 
 
 def test_the_run_under_way_is_known_and_forgotten(compute: Compute) -> None:

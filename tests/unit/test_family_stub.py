@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.jobs import JobSpec
 from pixelkiln_worker import families
 from pixelkiln_worker.device import Device
-from pixelkiln_worker.families.contract import Model, Outcome, Task
+from pixelkiln_worker.families.contract import Model, Outcome, Pixels, Task
 from tests.worker_processes import stub_spec
 
 CPU = Device(name="cpu", kind="cpu", memory_bytes=10**9, dtype_name="float32", threads=1)
@@ -20,11 +21,19 @@ CPU = Device(name="cpu", kind="cpu", memory_bytes=10**9, dtype_name="float32", t
 class Steps:
     """A watch that counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, due: Sequence[int] = ()) -> None:
         self.seen: list[tuple[int, int]] = []
+        self.previews: list[tuple[int, Pixels]] = []
+        self.due = due
 
     def step(self, step: int, steps: int) -> None:
         self.seen.append((step, steps))
+
+    def previews_due(self) -> Sequence[int]:
+        return self.due
+
+    def preview(self, index: int, pixels: Pixels) -> None:
+        self.previews.append((index, pixels))
 
 
 @pytest.fixture

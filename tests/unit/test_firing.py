@@ -121,6 +121,7 @@ def house() -> Iterator[House]:
             ring_soon=lambda: rung.append(1),
             hush_soon=lambda: None,
             draining=threading.Event(),
+            end_poisoned=lambda jobs: None,
         )
         yield House(ledger, storage, brush, shop, rung)
         shop.thread.close()

@@ -28,7 +28,7 @@ from pixelkiln_worker.held import Gone, Held, HeldJob
 from pixelkiln_worker.lifecycle import Lifecycle, Ringer
 from pixelkiln_worker.recall import Recall
 from pixelkiln_worker.residency import Residency
-from pixelkiln_worker.serving import EXIT_DEAF, EXIT_HUNG
+from pixelkiln_worker.serving import EXIT_DEAF, EXIT_HUNG, EXIT_POISONED
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import Turns
 from tests.worker_processes import new_job, stub_spec, wait_for
@@ -92,6 +92,7 @@ def house(redis_url: str) -> Iterator[House]:
             ring_soon=lambda: None,
             hush_soon=lambda: None,
             draining=threading.Event(),
+            end_poisoned=lambda jobs: None,
         )
         fleet = Fleet(client)
         life = Lifecycle(
@@ -174,6 +175,36 @@ def test_a_hung_model_ends_the_process_and_gives_the_rest_back(
     assert house.ledger.get(hung.id).status is Status.FAILED
     assert house.ledger.get(waiting.id).status is Status.QUEUED
     assert house.codes == [EXIT_HUNG]
+
+
+def test_a_broken_device_ends_the_process_and_its_jobs_become_suspects(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "HUNG_GRACE_S", 0.1)
+    poison, rider = house.hold(stub_spec("a"), stub_spec("b"))
+    [waiting] = house.hold(stub_spec("c"))
+    house.life.end_poisoned([poison, rider])
+    assert house.codes == [EXIT_POISONED]
+    assert {house.ledger.get(job.id).status for job in (poison, rider, waiting)} == {Status.QUEUED}
+    claims = [house.ledger.claim(f"w{i}", [LaneOffer(lane=LANE, max_rows=8)], lease_s=15) for i in range(3)]
+    taken = {job.id: claim.suspect for claim in claims if claim is not None for job in claim.jobs}
+    assert taken == {poison.id: True, rider.id: True, waiting.id: False}
+
+
+def test_a_job_that_breaks_the_device_alone_three_times_has_failed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "HUNG_GRACE_S", 0.1)
+    jobs = house.hold(stub_spec())
+    for _ in range(2):
+        house.life.end_poisoned(jobs)
+        claim = house.ledger.claim("w1", [LaneOffer(lane=LANE, max_rows=8)], lease_s=15)
+        assert claim is not None
+        jobs = house.shop.held.take(claim.jobs)
+    house.life.end_poisoned(jobs)
+    record = house.ledger.get(jobs[0].id)
+    assert record.status is Status.FAILED
+    assert "worker_crashed" in (record.error or "")
 
 
 def test_a_drain_gives_back_at_once_what_no_model_has(house: House) -> None:

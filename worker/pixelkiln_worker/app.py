@@ -88,6 +88,7 @@ class Process:
             ring_soon=ringer.nudge,
             hush_soon=ringer.hush,
             draining=threading.Event(),
+            end_poisoned=lambda jobs: self._life.end_poisoned(jobs) if self._life is not None else None,
         )
         fleet = Fleet(client)
         self._life = Lifecycle(shop, ringer=ringer, fleet=fleet, client=client, settings=settings)
@@ -150,6 +151,9 @@ def _boot(sender: Any, **_: Any) -> None:
     except Unavailable as error:
         log.error("cannot start yet", error=error.message)
         raise SystemExit(EXIT_UNAVAILABLE) from error
+    except device.Poisoned as error:  # no code of its own: a device broken from the start earns longer pauses
+        log.error("cannot start: the device is broken", error=str(error))
+        raise SystemExit(1) from error
 
 
 @signals.worker_ready.connect

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 import redis
@@ -21,7 +21,7 @@ from pixelkiln_shared.settings import Settings
 from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.loops import Loop
-from pixelkiln_worker.serving import EXIT_DEAF, EXIT_HUNG
+from pixelkiln_worker.serving import EXIT_DEAF, EXIT_HUNG, EXIT_POISONED
 
 log = structlog.get_logger(__name__)
 
@@ -210,6 +210,19 @@ class Lifecycle:
         """Stop claiming, wait up to `drain_s` for what runs, give the rest back, and end. Returns at once."""
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
+    def end_poisoned(self, suspects: Sequence[HeldJob]) -> None:
+        """End the process after the device broke; on the device thread, so that nothing else runs there.
+
+        The jobs that ran count as those of a process that died. What is computed already is still delivered,
+        and everything else given back without blame.
+        """
+        shop = self._shop
+        log.error("the device is broken; the process ends", jobs=[job.id for job in suspects])
+        shop.held.leave([job.id for job in suspects], Gone.LOST)  # the ledger still counts them as held by us
+        self._end_early()
+        self._let_expire(suspects)
+        self._exit(EXIT_POISONED)
+
     def _drain(self) -> None:
         if not self._drain_lock.acquire(blocking=False):
             return
@@ -257,15 +270,28 @@ class Lifecycle:
 
     def _end_hung(self, hung: tuple[HeldJob, ...]) -> None:
         """A forward pass cannot be interrupted from outside: save what can be saved, and end the process."""
-        self._shop.draining.set()
         for job in hung:
             self._shop.held.settle(job)
+        self._end_early()
+        self._exit(EXIT_HUNG)
+
+    def _end_early(self) -> None:
+        """Save what can be saved in a few seconds, and say goodbye."""
+        self._shop.draining.set()
         self._give_back(lambda job: not job.started)
         self._shop.held.wait_until_empty(HUNG_GRACE_S)
         self._give_back(lambda job: True)
         self._report.stop()
         self._leave()
-        self._exit(EXIT_HUNG)
+
+    def _let_expire(self, jobs: Sequence[HeldJob]) -> None:
+        """Let the leases of these jobs end now, not in a while, and take them back with the usual blame."""
+        pairs = [(job.id, job.attempt) for job in jobs]
+        try:
+            self._shop.ledger.renew(self._shop.worker_id, pairs, lease_s=0)
+            self._ringer.bells.ring(self._shop.ledger.reap().lanes)
+        except Unavailable:
+            log.warning("Redis is away: leases will run out instead", jobs=[job.id for job in jobs])
 
     def _enter(self, state: State) -> None:
         self._state = state

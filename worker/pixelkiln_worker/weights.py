@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_shared.settings import settings
+from pixelkiln_worker.device import is_out_of_memory, is_poisoned
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,6 @@ _WANTED = (".json", ".txt", ".model", ".safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SUMS = "SHA256SUMS"
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)")
 
 
@@ -127,20 +127,22 @@ def resolve(entry: ModelEntry) -> Weights:
 def loading(entry: ModelEntry) -> Iterator[None]:
     """Turn whatever a library raises over a bad model folder into `ModelUnavailable`.
 
-    Running out of memory passes: that is the device's fault, not the folder's.
+    Running out of memory and a broken device pass: those are not the folder's fault.
     """
     try:
         yield
     except ModelUnavailable as error:
         raise _unavailable(entry, error.message) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
-        if any(sign in str(error).lower() for sign in _MEMORY_SIGNS):
+        if is_out_of_memory(error) or is_poisoned(error):
             raise
         if "torchvision::nms" in str(error):
             raise _unavailable(entry, "torchvision was built for another torch; uninstall it") from error
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise _unavailable(entry, first_line) from error
     except SafetensorError as error:
+        if is_out_of_memory(error):
+            raise
         raise _unavailable(entry, str(error)) from error
 
 
