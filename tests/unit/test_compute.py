@@ -182,6 +182,31 @@ def test_jobs_nobody_wants_are_not_run(compute: Compute) -> None:
     assert batch[0].outcome is None
 
 
+def test_previews_are_due_once_a_second_and_not_in_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("pixelkiln_worker.compute.time.monotonic", lambda: now[0])
+    gone, first, second = (work.job for work in works(3))
+    watch = BatchWatch([gone, first, second], lambda step, steps: None)
+    assert not watch.previews_due()
+    now[0] = 101.1
+    gone.gone = Gone.CANCELED
+    watch.step(1, 9)  # its place in the batch stays that of its task
+    assert list(watch.previews_due()) == [1, 2]
+    assert not watch.previews_due()
+    now[0] = 102.2
+    assert list(watch.previews_due()) == [1, 2]
+
+
+def test_only_the_newest_preview_is_kept() -> None:
+    first, second = (work.job for work in works(2))
+    watch = BatchWatch([first, second], lambda step, steps: None)
+    for value in (1, 2):
+        watch.preview(1, np.full((4, 4, 3), value, np.uint8))
+    assert first.preview is None
+    assert second.preview is not None
+    assert second.preview[0, 0, 0] == 2
+
+
 def test_a_watch_lets_jobs_go_one_by_one_and_stops_when_none_is_left() -> None:
     first, second = (work.job for work in works(2))
     watch = BatchWatch([first, second], lambda step, steps: None)

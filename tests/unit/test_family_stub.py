@@ -86,3 +86,15 @@ def test_a_mark_in_the_prompt_and_an_option_do_the_same(stub: Model) -> None:
         Steps(),
     )
     assert all(isinstance(outcome, ValueError) for outcome in made)
+
+
+def test_previews_are_given_where_they_are_due_and_only_between_steps(stub: Model) -> None:
+    specs = [stub_spec(prompt, steps=3, device_ms=0, per_item_ms=0) for prompt in ("a", "b")]
+    watch = Steps(due=[1])
+    [_, made] = stub.run([Task(spec=spec) for spec in specs], watch)
+    assert [index for index, _ in watch.previews] == [1, 1]
+    assert isinstance(made, Outcome)
+    assert np.array_equal(watch.previews[0][1], made.pictures[0].pixels[::4, ::4])
+    quick = Steps(due=[0])
+    stub.run([Task(spec=stub_spec(steps=1, device_ms=0, per_item_ms=0))], quick)
+    assert quick.previews == []

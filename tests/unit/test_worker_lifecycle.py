@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import redis
+from PIL import Image
 
-from pixelkiln_shared import pictures
+from pixelkiln_shared import keys, pictures
 from pixelkiln_shared.catalogue import Catalogue
+from pixelkiln_shared.events import stream_of
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.jobs import JobSpec, Status
 from pixelkiln_shared.ledger.contract import LaneOffer
@@ -56,6 +61,7 @@ class House:
     clock: Clock
     fleet: Fleet
     codes: list[int]
+    redis_url: str
 
     def hold(self, *specs: JobSpec) -> list[HeldJob]:
         self.ledger.submit([new_job(spec) for spec in specs])
@@ -103,7 +109,7 @@ def house(redis_url: str) -> Iterator[House]:
             settings=settings,
             exit_process=codes.append,
         )
-        yield House(life, shop, ledger, bells, clock, fleet, codes)
+        yield House(life, shop, ledger, bells, clock, fleet, codes, redis_url)
         life.stop()
         shop.thread.close()
 
@@ -132,6 +138,31 @@ def test_progress_reaches_the_ledger_once(house: House) -> None:
     record = house.ledger.get(job.id)
     assert (record.step, record.steps) == (3, 9)
     assert job.reported == (3, 9)
+
+
+def test_a_preview_is_told_once_small_and_for_a_short_time(house: House) -> None:
+    [job] = house.hold(stub_spec())
+    job.step, job.steps = 3, 9
+    job.preview = np.full((600, 900, 3), 80, np.uint8)
+    house.life.show_previews()
+    house.life.show_previews()
+    with redis.Redis.from_url(house.redis_url) as client:
+        webp = client.get(keys.preview(job.id))
+        assert 0 < client.ttl(keys.preview(job.id)) <= keys.PREVIEW_S
+        [(_, told)] = client.xrange(stream_of(job.id))
+    with Image.open(io.BytesIO(webp)) as image:
+        assert (image.format, image.size) == ("WEBP", (256, 171))
+    assert told[b"type"] == b"preview"
+    assert json.loads(told[b"data"]) == {"job": job.id, "step": 3, "steps": 9}
+
+
+def test_nobody_is_shown_a_job_that_is_not_wanted(house: House) -> None:
+    [job] = house.hold(stub_spec())
+    job.preview = np.zeros((8, 8, 3), np.uint8)
+    job.gone = Gone.CANCELED
+    house.life.show_previews()
+    with redis.Redis.from_url(house.redis_url) as client:
+        assert client.get(keys.preview(job.id)) is None
 
 
 def test_a_canceled_job_is_confirmed_when_its_model_lets_it_go(house: House) -> None:

@@ -17,7 +17,9 @@ from pixelkiln_shared.bells import Bells
 from pixelkiln_shared.errors import RedisUnavailable, Unavailable
 from pixelkiln_shared.fleet import Fleet, State, WorkerInfo
 from pixelkiln_shared.ledger.contract import Ledger
+from pixelkiln_shared.previews import SIDE_PX, Previews
 from pixelkiln_shared.settings import Settings
+from pixelkiln_worker import imaging
 from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.loops import Loop
@@ -104,6 +106,8 @@ class Lifecycle:
         self._report = Loop("report", self.report, REPORT_S)
         self._listener = Loop("listener", self.listen, REPORT_S)
         self._reaper = Loop("reaper", self.reap, self._reap_s)
+        self._previews = Previews(client)
+        self._shows = Loop("previews", self.show_previews, PULSE_S)
         self._cancels = Loop("cancels", self.hear_cancels, 0.0)
 
     def start(self) -> None:
@@ -145,6 +149,14 @@ class Lifecycle:
                 self._shop.held.settle(job)
             elif job.wanted and job.step < job.steps and (job.step, job.steps) != job.reported:
                 self._tell_progress(job)
+
+    def show_previews(self) -> None:
+        """Encode and tell the newest rough pictures; what came meanwhile, the next round shows."""
+        for job in self._shop.held.jobs():
+            pixels, job.preview = job.preview, None
+            if pixels is not None and job.wanted:
+                webp = imaging.preview_of(pixels, side_px=SIDE_PX)
+                self._previews.put(job.id, webp, step=job.step, steps=job.steps)
 
     def reap(self) -> None:
         """Take expired leases back, unless another process just did; ring for what waits anywhere."""
@@ -244,8 +256,8 @@ class Lifecycle:
             log.info("Redis heard no goodbye")
 
     def _loops(self) -> tuple[Loop, ...]:
-        mine = (self._heartbeat, self._pulse, self._report, self._listener, self._reaper, self._cancels)
-        return (*mine, self._ringer.loop)
+        mine = (self._heartbeat, self._pulse, self._shows, self._report, self._listener, self._reaper)
+        return (*mine, self._cancels, self._ringer.loop)
 
     def _give_back(self, which: Callable[[HeldJob], bool]) -> None:
         jobs = [job for job in self._shop.held.jobs() if which(job)]

@@ -96,6 +96,17 @@ class StubModel:
             if crash_at is not None and step >= steps * crash_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             watch.step(step, steps)
+            if step < steps:
+                _show(batch, watch)
+
+
+def _show(batch: Sequence[Task], watch: Watch) -> None:
+    """Give the previews that are due: a quarter of the picture's size, so that they are told apart."""
+    for index in watch.previews_due():
+        asked = batch[index].spec.input
+        watch.preview(
+            index, _picture(asked["prompt"], asked["seed"], asked["width"], asked["height"])[::4, ::4]
+        )
 
 
 def _mishap(spec: JobSpec) -> Mishap:
