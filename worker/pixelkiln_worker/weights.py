@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _WANTED = (".json", ".txt", ".model", ".safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_SUMS = "SHA256SUMS"
+SUMS = "SHA256SUMS"
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)")
 
@@ -181,6 +181,7 @@ def cache_folder() -> Path:
 def _from_hub(entry: ModelEntry, repo: str, revision: str) -> Path:
     """Return a snapshot; without `HF_HUB_OFFLINE=0` only one that is already in the hub's own cache."""
     import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     online = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"0", "false", "no", "off"}
     try:
@@ -191,11 +192,12 @@ def _from_hub(entry: ModelEntry, repo: str, revision: str) -> Path:
             local_files_only=not online,
         )
     except Exception as error:
-        advice = (
-            ""
-            if online
-            else "; it is not in the local cache, and the hub is off (HF_HUB_OFFLINE=0 lifts that)"
-        )
+        advice = "; it is not in the local cache, and the hub is off (HF_HUB_OFFLINE=0 lifts that)"
+        if online:
+            silent = isinstance(error, LocalEntryNotFoundError | OSError) and not isinstance(
+                error, HfHubHTTPError
+            )
+            advice = "; the hub does not answer" if silent else ""
         raise _unavailable(entry, f"{repo}@{revision}: {type(error).__name__}{advice}") from error
     return Path(path)
 
@@ -221,7 +223,7 @@ def _from_bucket(entry: ModelEntry) -> Path:
             item["Key"].removeprefix(prefix): item for page in pages for item in page.get("Contents", ())
         }
         wanted = {
-            name: item for name, item in listing.items() if name.endswith((*_WANTED, _SUMS)) and _plain(name)
+            name: item for name, item in listing.items() if name.endswith((*_WANTED, SUMS)) and _plain(name)
         }
         facts = [(name, item["Size"], item["ETag"]) for name, item in sorted(wanted.items())]
         digest = hashlib.sha256(json.dumps([entry.source, facts]).encode()).hexdigest()[:32]
@@ -298,9 +300,9 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 def _expected(entry: ModelEntry, folder: Path) -> Mapping[str, str]:
     """Return the hashes to hold the files to: the catalogue's, else those of a SHA256SUMS in the folder."""
-    if entry.sha256 or not (folder / _SUMS).is_file():
+    if entry.sha256 or not (folder / SUMS).is_file():
         return entry.sha256
-    lines = (folder / _SUMS).read_text("utf-8").splitlines()
+    lines = (folder / SUMS).read_text("utf-8").splitlines()
     return {
         path.strip().removeprefix("*").removeprefix("./"): digest
         for digest, path in (x.split(None, 1) for x in lines if x)

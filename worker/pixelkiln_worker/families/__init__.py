@@ -6,6 +6,7 @@ The registry is a dict; a module is imported when first needed.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from pixelkiln_shared.catalogue import Catalogue, ModelEntry
 from pixelkiln_shared.errors import Misconfigured, ModelUnavailable
@@ -29,13 +30,22 @@ def load(entry: ModelEntry, device: Device) -> Model:
     Raises:
         ModelUnavailable: no such family here, or the weights are missing, corrupt or not the named ones.
     """
-    name = FAMILIES.get(entry.family)
-    if name is None:
-        raise ModelUnavailable(f"{entry.id}: this worker knows no family {entry.family!r}")
-    module = import_module(name)
+    module = family(entry)
     device.settle()
     model: Model = module.load(entry, device)
     return model
+
+
+def family(entry: ModelEntry) -> Any:
+    """Import and return the module of an entry's family; the libraries of the first one take seconds.
+
+    Raises:
+        ModelUnavailable: no such family here.
+    """
+    name = FAMILIES.get(entry.family)
+    if name is None:
+        raise ModelUnavailable(f"{entry.id}: this worker knows no family {entry.family!r}")
+    return import_module(name)
 
 
 def servable(catalogue: Catalogue, wished: str = "") -> tuple[ModelEntry, ...]:
