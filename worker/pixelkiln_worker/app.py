@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,7 @@ from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import check_redis, open_ledger, redis_client
 from pixelkiln_shared.settings import Settings, settings
 from pixelkiln_shared.storage import open_storage
-from pixelkiln_worker import device, firing, tasks
+from pixelkiln_worker import device, families, firing, tasks
 from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Held
@@ -118,6 +119,8 @@ def warm_up(shop: Workshop, *, all_of_them: bool) -> None:
     entries = {entry.id: entry for entry in shop.lanes.values() if all_of_them or entry.default_for}
     for entry in entries.values():
         try:
+            with suppress(Exception):  # what is wrong with it, loading says; its libraries are no load time
+                shop.thread.run(partial(families.family, entry))
             shop.thread.run(partial(shop.residency.use, entry))
         except ModelUnavailable as error:
             log.error("a model is not available", model=entry.id, error=error.message)

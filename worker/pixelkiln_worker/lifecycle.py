@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 import redis
@@ -15,7 +16,7 @@ import structlog
 from pixelkiln_shared import __version__, keys
 from pixelkiln_shared.bells import Bells
 from pixelkiln_shared.errors import RedisUnavailable, Unavailable
-from pixelkiln_shared.fleet import Fleet, State, WorkerInfo
+from pixelkiln_shared.fleet import Fleet, LoadedModel, State, WorkerInfo
 from pixelkiln_shared.ledger.contract import Ledger
 from pixelkiln_shared.previews import SIDE_PX, Previews
 from pixelkiln_shared.settings import Settings
@@ -196,6 +197,9 @@ class Lifecycle:
                 models=tuple(dict.fromkeys(entry.id for entry in shop.lanes.values())),
                 lanes=tuple(shop.lanes),
                 resident=shop.residency.resident,
+                loaded=tuple(LoadedModel(**asdict(one)) for one in shop.residency.loaded),
+                unavailable=shop.residency.unavailable,
+                memory_bytes=shop.device.memory_bytes,
                 running=tuple(job.id for job in shop.held.jobs()),
                 jobs_done=shop.telemetry.totals().jobs_done,
                 busy_share=round(shop.thread.busy_s / max(shop.thread.up_s, 1e-3), 4),

@@ -33,11 +33,12 @@ class InUse:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resident:
-    """A loaded model: the device memory it took at load, and how long that was."""
+    """A loaded model: the device memory it took at load, how long that was, and the hash of its weights."""
 
     id: str
     footprint_bytes: int
     load_s: float
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,13 @@ class Residency:
     def residents(self) -> tuple[Resident, ...]:
         """The loaded models with what they cost; safe from every thread."""
         return tuple(
-            Resident(id=name, footprint_bytes=self._footprints[name], load_s=self._load_s[name])
-            for name in self.resident
+            Resident(
+                id=name,
+                footprint_bytes=self._footprints[name],
+                load_s=round(self._load_s[name], 3),
+                sha256=str(model.identity.get("sha256", "")),
+            )
+            for name, model in self._models.copy().items()
         )
 
     @property
