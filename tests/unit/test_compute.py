@@ -142,11 +142,16 @@ def test_a_broken_device_ends_the_batch_and_leaves_its_jobs_without_outcome(comp
         def run(self, batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
             raise RuntimeError("CUDA error: device-side assert triggered")
 
-    batch = works(3)
-    with pytest.raises(Poisoned):
-        run(compute, Broken(8), batch)
-    assert [work.outcome for work in batch] == [None, None, None]
-    assert compute.current is None
+    class Caught(Small):
+        def run(self, batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
+            return [Outcome(), RuntimeError("CUDA error: device-side assert triggered"), Outcome()]
+
+    for model in (Broken(8), Caught(8)):
+        batch = works(3)
+        with pytest.raises(Poisoned):
+            run(compute, model, batch)
+        assert [work.outcome for work in batch] == [None, None, None]
+        assert compute.current is None
 
 
 def test_the_run_under_way_is_known_and_forgotten(compute: Compute) -> None:

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from pixelkiln_worker import imaging
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families.contract import Outcome, Picture, Segment, Segmentation, Task, Watch
 from pixelkiln_worker.firing import Workshop, fire
-from pixelkiln_worker.held import Gone
+from pixelkiln_worker.held import Gone, HeldJob
 from tests.worker_processes import TENANT, new_job, stub_spec, wait_for
 from tests.workshops import workshop
 
@@ -365,3 +365,19 @@ def test_a_batch_that_still_waits_for_the_device_is_given_back_in_a_drain(house:
     house.shop.held.take = take_and_drain  # type: ignore[method-assign]
     fire(house.shop)
     assert (house.ledger.get(name).status, house.brush.batches) == (Status.QUEUED, [])
+
+
+def test_a_device_that_breaks_ends_the_process_with_the_jobs_that_ran_as_suspects(house: House) -> None:
+    def broken(batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def end(jobs: Sequence[HeldJob]) -> None:
+        suspects.extend(job.id for job in jobs)
+        house.shop.held.leave([job.id for job in jobs], Gone.LOST)
+
+    suspects: list[str] = []
+    house.brush.run_batch = broken
+    ids = house.submit(stub_spec("a"), stub_spec("b"))
+    fire(replace(house.shop, end_poisoned=end))
+    assert sorted(suspects) == sorted(ids)
+    assert {house.ledger.get(name).status for name in ids} == {Status.RUNNING}  # nobody is told it failed

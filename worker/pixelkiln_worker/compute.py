@@ -123,6 +123,9 @@ class Compute:
         self.current = Run(tuple(jobs), time.monotonic())
         try:
             outcomes = model.run([work.task for work in works], watch)
+            for outcome in outcomes:  # a family may catch what one job raised, and hand that back
+                if isinstance(outcome, Exception) and is_poisoned(outcome):
+                    raise outcome
             for work, outcome in zip(works, outcomes, strict=True):
                 work.outcome = outcome
         except JobCanceled:
