@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 
 import redis
@@ -24,6 +23,7 @@ from pixelkiln_worker import imaging
 from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.loops import Loop
+from pixelkiln_worker.residency import Resident
 from pixelkiln_worker.serving import EXIT_DEAF, EXIT_HUNG, EXIT_POISONED
 
 log = structlog.get_logger(__name__)
@@ -197,7 +197,7 @@ class Lifecycle:
                 models=tuple(dict.fromkeys(entry.id for entry in shop.lanes.values())),
                 lanes=tuple(shop.lanes),
                 resident=shop.residency.resident,
-                loaded=tuple(LoadedModel(**asdict(one)) for one in shop.residency.loaded),
+                loaded=tuple(_told(model) for model in shop.residency.residents),
                 unavailable=shop.residency.unavailable,
                 memory_bytes=shop.device.memory_bytes,
                 running=tuple(job.id for job in shop.held.jobs()),
@@ -323,6 +323,15 @@ class Lifecycle:
     @staticmethod
     def _longest(jobs: tuple[HeldJob, ...]) -> float:
         return max(job.spec.run_timeout_s for job in jobs)
+
+
+def _told(model: Resident) -> LoadedModel:
+    return LoadedModel(
+        id=model.id,
+        footprint_bytes=model.footprint_bytes,
+        load_s=round(model.load_s, 3),
+        sha256=model.sha256,
+    )
 
 
 def _text(value: bytes | str) -> str:

@@ -76,7 +76,7 @@ class Residency:
             Resident(
                 id=name,
                 footprint_bytes=self._footprints[name],
-                load_s=round(self._load_s[name], 3),
+                load_s=self._load_s[name],
                 sha256=str(model.identity.get("sha256", "")),
             )
             for name, model in self._models.copy().items()
@@ -136,7 +136,7 @@ class Residency:
             if is_poisoned(error):
                 raise Poisoned(str(error)) from error
             found = error if isinstance(error, ModelUnavailable) else _unavailable(entry, error)
-            self._failures[entry.id] = _Failure(time.monotonic(), found.message)
+            self._failures[entry.id] = _Failure(time.monotonic(), found.message[:500])
             self._collect()
             if found is error:
                 raise
