@@ -56,6 +56,12 @@ class Steps:
         if self._error is not None and step == self._fail_at:
             raise self._error
 
+    def previews_due(self) -> Sequence[int]:
+        return ()
+
+    def preview(self, index: int, pixels: Pixels) -> None:
+        raise AssertionError("nobody asked for a preview")
+
 
 def generator_entry(folder: Path, **fields: Any) -> ModelEntry:
     known: dict[str, Any] = {

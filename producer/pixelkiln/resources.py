@@ -138,7 +138,11 @@ class UploadResource(Resource):
 
 
 class ModelResource(Resource):
-    """A catalogue entry as users see it. `ready_workers` counts live workers that serve it."""
+    """A catalogue entry as users see it.
+
+    `ready_workers` counts live workers that serve it and did not fail to load it; `unavailable` says why,
+    where none can. `sha256` are the hashes that the catalogue names, by file.
+    """
 
     id: str
     object: str = "model"
@@ -149,13 +153,18 @@ class ModelResource(Resource):
     kinds: list[Kind]
     default_for: list[Kind]
     licence: str
+    family: str = ""
+    world: str = Field("", description="The closed world the model knows; empty: any picture")
+    sha256: dict[str, str] = {}
     defaults: dict[str, Any]
     options: dict[str, list[Any]] = {}
     limits: dict[str, Any]
     classes: list[str] = []
+    things: list[str] = []
     vocabulary: list[str] = []
     example_prompts: list[str] = []
     ready_workers: int = 0
+    unavailable: str | None = None
 
 
 class ModelList(Resource):
@@ -165,8 +174,17 @@ class ModelList(Resource):
     data: list[ModelResource]
 
 
+class LoadedResource(Resource):
+    """A model in a worker's memory: what it takes of the device, how long loading was, its weights' hash."""
+
+    id: str
+    footprint_bytes: int
+    load_s: float
+    sha256: str = ""
+
+
 class WorkerResource(Resource):
-    """A live worker process."""
+    """A live worker process. `unavailable` names the models that it could not load, with the reason."""
 
     id: str
     host: str
@@ -174,6 +192,9 @@ class WorkerResource(Resource):
     state: str
     models: list[str]
     resident: list[str] = []
+    loaded: list[LoadedResource] = []
+    unavailable: dict[str, str] = {}
+    memory_bytes: int = Field(0, description="Budget of loaded models")
     running: list[str] = []
     started_at: datetime
     jobs_done: int = 0

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -86,16 +86,37 @@ class EventReader:
             RedisUnavailable: Redis does not answer.
         """
         await self._start()
+        with self._queue_of([job_id]) as queue:
+            events = self._events(job_id, queue, after if after and _ID.match(after) else None)
+            async with aclosing(events):
+                yield events
+
+    @asynccontextmanager
+    async def follow(self, job_ids: Collection[str]) -> AsyncGenerator[AsyncIterator[Event], None]:
+        """Give what happens to any of these jobs from now on; it ends as that of `subscribe` does.
+
+        Raises:
+            RedisUnavailable: Redis does not answer.
+        """
+        await self._start()
+        with self._queue_of(job_ids) as queue:
+            events = self._live(queue)
+            async with aclosing(events):
+                yield events
+
+    @contextmanager
+    def _queue_of(self, job_ids: Collection[str]) -> Iterator[asyncio.Queue[Event | None]]:
+        """Let a new queue hear of these jobs inside the block."""
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._queues.setdefault(job_id, set()).add(queue)
-        events = self._events(job_id, queue, after if after and _ID.match(after) else None)
+        for name in job_ids:
+            self._queues.setdefault(name, set()).add(queue)
         try:
-            yield events
+            yield queue
         finally:
-            await events.aclose()
-            self._queues[job_id].discard(queue)
-            if not self._queues[job_id]:
-                del self._queues[job_id]
+            for name in set(job_ids):
+                self._queues[name].discard(queue)
+                if not self._queues[name]:
+                    del self._queues[name]
 
     async def aclose(self) -> None:
         """Stop reading and end all subscriptions. The client stays open: it is the caller's."""
@@ -116,9 +137,13 @@ class EventReader:
             async for event in self._history(job_id, after):
                 seen = _order(event.id)
                 yield event
-        while (live := await queue.get()) is not None:
+        async for live in self._live(queue):
             if _order(live.id) > seen:
                 yield live
+
+    async def _live(self, queue: asyncio.Queue[Event | None]) -> AsyncGenerator[Event, None]:
+        while (event := await queue.get()) is not None:
+            yield event
 
     async def _history(self, job_id: str, after: str) -> AsyncGenerator[Event, None]:
         stream = stream_of(job_id)

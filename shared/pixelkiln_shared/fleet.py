@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Literal, cast
 
@@ -14,10 +15,23 @@ from pixelkiln_shared.errors import RedisUnavailable
 State = Literal["starting", "ready", "draining"]
 
 
+class LoadedModel(BaseModel):
+    """A model that a worker has loaded: what it took of the device, how long that was, its weights' hash."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+    footprint_bytes: int
+    load_s: float
+    sha256: str = ""
+
+
 class WorkerInfo(BaseModel):
     """One worker process as it reports itself.
 
-    `models` and `lanes` are what it serves, `resident` the models loaded now, `running` the jobs it holds.
+    `models` and `lanes` are what it serves, `resident` the models loaded now and `loaded` what they cost,
+    `unavailable` those that did not load when they were last tried, with the reason, `running` the jobs it
+    holds. `memory_bytes` is its budget for loaded models.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -30,11 +44,20 @@ class WorkerInfo(BaseModel):
     models: tuple[str, ...] = ()
     lanes: tuple[str, ...] = ()
     resident: tuple[str, ...] = ()
+    loaded: tuple[LoadedModel, ...] = ()
+    unavailable: dict[str, str] = {}
+    memory_bytes: int = 0
     running: tuple[str, ...] = ()
     jobs_done: int = 0
     busy_share: float = 0.0
     started_at: datetime
     version: str
+
+
+def unavailable(workers: Iterable[WorkerInfo], model: str) -> str | None:
+    """Return why no worker can load a model; None when one can, may, or none serves it at all."""
+    reasons = [info.unavailable.get(model) for info in workers if model in info.models]
+    return reasons[0] if reasons and all(reasons) else None
 
 
 class Fleet:

@@ -18,6 +18,7 @@ IDEMPOTENCY_S = 86_400  # clients that retry for a day still find their first an
 UPLOAD_S = 86_400  # an upload that no job used within a day is swept
 EMBEDDING_S = 86_400  # a picture is clicked on for minutes, perhaps again tomorrow; anew it costs a second
 WORKER_S = 30  # a worker that did not report for two leases is gone
+PREVIEW_S = 60  # a rough picture is worth looking at while its job runs, and a new one comes every second
 EVENT_SHARDS = 16  # enough that one XREAD per shard stays small, few enough for one blocking call
 EVENTS_KEPT = 10_000  # entries per shard (approximate): minutes of history for Last-Event-ID
 CELERY_PREFIX = "pk:celery:"  # kombu's global_keyprefix: bells live beside the ledger, never among its keys
@@ -75,6 +76,14 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower cas
 def worker(worker_id: str) -> str:
     """Return the key of a worker's last report; lives `WORKER_S`."""
     return f"pk:worker:{worker_id}"
+
+
+def preview(job_id: str) -> str:
+    """Return the key of a running job's newest rough picture, a WebP of a few kB; lives `PREVIEW_S`.
+
+    The one picture that goes through Redis: it is small, gone in a minute, and no loss when it is lost.
+    """
+    return f"pk:preview:{job_id}"
 
 
 def new_id(prefix: str) -> str:

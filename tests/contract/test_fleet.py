@@ -10,7 +10,7 @@ import redis
 
 from pixelkiln_shared import keys
 from pixelkiln_shared.errors import RedisUnavailable
-from pixelkiln_shared.fleet import Fleet, State, WorkerInfo
+from pixelkiln_shared.fleet import Fleet, LoadedModel, State, WorkerInfo, unavailable
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -35,7 +35,10 @@ def worker(name: str, *, lanes: tuple[str, ...] = (), state: State = "ready", mi
 
 
 def test_a_report_comes_back_whole(client: redis.Redis) -> None:
-    info = worker("w1", lanes=("generate.stub",))
+    loaded = (LoadedModel(id="stub", footprint_bytes=7, load_s=0.5),)
+    info = worker("w1", lanes=("generate.stub",)).model_copy(
+        update={"loaded": loaded, "unavailable": {"b": "no"}}
+    )
     Fleet(client).report(info)
     assert Fleet(client).workers() == [info]
 
@@ -62,6 +65,16 @@ def test_leaving_is_seen_at_once_and_may_be_repeated(client: redis.Redis) -> Non
     fleet.leave("w1")
     fleet.leave("w1")
     assert fleet.workers() == []
+
+
+def test_a_model_is_unavailable_when_every_worker_that_serves_it_says_so(client: redis.Redis) -> None:
+    def serving(name: str, **why: str) -> WorkerInfo:
+        return worker(name).model_copy(update={"models": ("a", "b"), "unavailable": why})
+
+    assert unavailable([serving("w1", a="no file"), serving("w2", a="too large")], "a") == "no file"
+    assert unavailable([serving("w1", a="no file"), serving("w2")], "a") is None
+    assert unavailable([serving("w1", a="no file")], "b") is None
+    assert unavailable([], "a") is None
 
 
 def test_only_ready_workers_serve_their_lanes(client: redis.Redis) -> None:

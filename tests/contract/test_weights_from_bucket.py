@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from pixelkiln_shared.catalogue import ModelEntry
+from pixelkiln_shared.catalogue import Catalogue, ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.settings import settings
 from pixelkiln_shared.storage.s3 import S3Storage
 from pixelkiln_worker import weights
+from pixelkiln_worker.models.__main__ import main
 
 pytestmark = pytest.mark.s3
 
@@ -68,3 +69,21 @@ def test_a_bucket_without_the_model_is_unavailable(bucket: tuple[S3Storage, str]
     wrong = source + tail if tail.startswith("/") else f"s3://pixelkiln{tail}/x"
     with pytest.raises(ModelUnavailable, match="model far: s3://"):
         weights.resolve(entry_of(wrong))
+
+
+def test_a_pull_fetches_a_bucket_into_the_cache_and_pins_its_bytes(
+    bucket: tuple[S3Storage, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, source = bucket
+    put_model(storage, 1.0)
+    file = tmp_path / "models.toml"
+    file.write_text(
+        f'[models.far]\ntitle = ""\nfamily = "diffusion"\nkinds = ["generate"]\nsource = "{source}"\n'
+    )
+    monkeypatch.setenv("PIXELKILN_CATALOGUE", str(file))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["pull", "far", "--write", str(file)]) == 0
+    assert set(Catalogue.load(file).get("far").sha256) == {"model_index.json", "unet/model.safetensors"}
+    assert list((tmp_path / "pixelkiln/weights").glob("*/unet/model.safetensors"))
+    put_model(storage, 2.0)  # somebody changed the bucket
+    assert main(["verify", "far"]) == 1

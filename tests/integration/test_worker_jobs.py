@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
 import signal
 import time
@@ -10,9 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from pixelkiln_shared.events import stream_of
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.kinds import Role
+from pixelkiln_shared.previews import Previews
 from tests.worker_processes import Stack, result_of, stub_spec, wait_for
 
 
@@ -176,3 +181,33 @@ def test_a_poison_job_ends_and_takes_no_innocent_with_it(stack: Stack) -> None:
     records = stack.until(ids, seconds=120)
     assert [record.status.value for record in records] == ["succeeded", "failed", "succeeded", "succeeded"]
     assert '"worker_crashed"' in (records[1].error or "")
+
+
+def test_a_worker_tells_what_it_loaded_and_what_it_could_not(stack: Stack, tmp_path: Path) -> None:
+    catalogue = tmp_path / "models.toml"
+    catalogue.write_text(
+        '[models.broken]\ntitle = ""\nfamily = "segmentation"\nkinds = ["segment"]\nsource = "/none"\n'
+    )
+    info = stack.start(PIXELKILN_WORKER_MODELS="stub,broken", PIXELKILN_CATALOGUE=str(catalogue))
+    [loaded] = info.loaded
+    assert loaded.id == "stub"
+    assert info.memory_bytes > 0
+    assert info.unavailable == {"broken": "model broken: there is no folder /none"}
+
+
+def test_a_long_job_is_seen_while_it_runs_and_a_short_one_is_not(stack: Stack) -> None:
+    stack.start()
+    long, short = stack.submit(
+        stub_spec(device_ms=2_600, steps=26), stub_spec(device_ms=100, steps=4, width=72)
+    )
+    stack.until([short, long])
+    previews = Previews(stack.client)
+    webp = previews.get(long)
+    assert webp is not None
+    with Image.open(io.BytesIO(webp)) as image:
+        assert (image.format, image.size) == ("WEBP", (16, 16))
+    told = [fields for _, fields in stack.client.xrange(stream_of(long)) if fields["job"] == long]
+    steps = [json.loads(one["data"])["step"] for one in told if one["type"] == "preview"]
+    assert 1 <= len(steps) <= 2  # at most one a second, none in the first
+    assert steps[0] >= 10
+    assert previews.get(short) is None

@@ -63,6 +63,22 @@ def test_a_dead_child_is_replaced_and_struck_off(stack: Stack) -> None:
     assert [info.id for info in stack.fleet.workers()] == [other.id]
 
 
+def test_a_job_that_breaks_the_device_ends_alone_and_the_worker_comes_back(stack: Stack) -> None:
+    worker = stack.start()
+    poison = stub_spec("[fail=poison]", device_ms=50)
+    innocent = [stub_spec(str(i), device_ms=50) for i in range(7)]
+    ids = stack.submit(poison, *innocent)
+    records = stack.until(ids, seconds=60)
+    assert records[0].status is Status.FAILED
+    assert "worker_crashed" in (records[0].error or "")
+    assert {record.status for record in records[1:]} == {Status.SUCCEEDED}
+    assert {record.strikes for record in records[1:]} == {0}
+    other = stack.ready_worker(lambda info: info.id != worker.id)
+    assert other.pid != worker.pid
+    [after] = stack.until(stack.submit(stub_spec("after")))
+    assert after.status is Status.SUCCEEDED
+
+
 def test_ctrl_c_drains_like_sigterm(stack: Stack) -> None:
     worker = stack.start()
     stack.launchers[0].send_signal(signal.SIGINT)

@@ -69,6 +69,9 @@ def test_shown_commands_exist_with_their_options() -> None:
             continue
         command = main.get_command(context, words[0])
         assert command is not None, f"{page}: pixelkiln {words[0]}"
+        if isinstance(command, click.Group):
+            words = words[1:] if len(words) > 1 and words[1] in command.commands else words
+            command = command.commands.get(words[0], command)
         known = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
         used = {word.partition("=")[0] for word in words[1:] if re.match(r"--?[a-zA-Z]", word)}
         assert used <= known | {"-h", "--help"}, f"{page}: pixelkiln {words[0]} {used - known}"

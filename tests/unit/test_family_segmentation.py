@@ -192,6 +192,22 @@ def test_masks_lie_where_the_picture_is_though_processors_cut_out_its_middle(
     assert np.abs(np.array(edges) - (20, 60, 10, 40)).max() <= 4
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"classes": ("sky", "grass")}, "names 2 classes, and the network has 3"),
+        ({"classes": (*NAMES, "boat")}, "names 4 classes, and the network has 3"),
+        ({"things": ("hause",)}, "'hause' of the catalogue's things is no class"),
+    ],
+)
+def test_a_catalogue_that_does_not_fit_the_network_fails_at_load(
+    tmp_path: Path, fields: dict[str, tuple[str, ...]], message: str
+) -> None:
+    folder = segformer(tmp_path / "segformer", NAMES)
+    with pytest.raises(ModelUnavailable, match=message):
+        segmentation.load(segmenter_entry(folder, **fields), CPU)
+
+
 def test_the_things_may_stand_in_the_models_own_configuration(tmp_path: Path) -> None:
     folder = segformer(tmp_path / "segformer", NAMES, things=["house", "grass"])
     assert segmentation.load(segmenter_entry(folder), CPU).classes.things == {1, 2}

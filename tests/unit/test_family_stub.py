@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.jobs import JobSpec
 from pixelkiln_worker import families
 from pixelkiln_worker.device import Device
-from pixelkiln_worker.families.contract import Model, Outcome, Task
+from pixelkiln_worker.families.contract import Model, Outcome, Pixels, Task
 from tests.worker_processes import stub_spec
 
 CPU = Device(name="cpu", kind="cpu", memory_bytes=10**9, dtype_name="float32", threads=1)
@@ -20,11 +21,19 @@ CPU = Device(name="cpu", kind="cpu", memory_bytes=10**9, dtype_name="float32", t
 class Steps:
     """A watch that counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, due: Sequence[int] = ()) -> None:
         self.seen: list[tuple[int, int]] = []
+        self.previews: list[tuple[int, Pixels]] = []
+        self.due = due
 
     def step(self, step: int, steps: int) -> None:
         self.seen.append((step, steps))
+
+    def previews_due(self) -> Sequence[int]:
+        return self.due
+
+    def preview(self, index: int, pixels: Pixels) -> None:
+        self.previews.append((index, pixels))
 
 
 @pytest.fixture
@@ -77,3 +86,15 @@ def test_a_mark_in_the_prompt_and_an_option_do_the_same(stub: Model) -> None:
         Steps(),
     )
     assert all(isinstance(outcome, ValueError) for outcome in made)
+
+
+def test_previews_are_given_where_they_are_due_and_only_between_steps(stub: Model) -> None:
+    specs = [stub_spec(prompt, steps=3, device_ms=0, per_item_ms=0) for prompt in ("a", "b")]
+    watch = Steps(due=[1])
+    [_, made] = stub.run([Task(spec=spec) for spec in specs], watch)
+    assert [index for index, _ in watch.previews] == [1, 1]
+    assert isinstance(made, Outcome)
+    assert np.array_equal(watch.previews[0][1], made.pictures[0].pixels[::4, ::4])
+    quick = Steps(due=[0])
+    stub.run([Task(spec=stub_spec(steps=1, device_ms=0, per_item_ms=0))], quick)
+    assert quick.previews == []

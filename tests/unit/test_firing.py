@@ -7,14 +7,12 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pixelkiln_shared import pictures
 from pixelkiln_shared.catalogue import Catalogue, ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_shared.jobs import JobSpec, Result, Status
@@ -24,16 +22,12 @@ from pixelkiln_shared.ledger.contract import Record
 from pixelkiln_shared.testing.ledger import MemoryLedger
 from pixelkiln_shared.testing.storage import MemoryStorage
 from pixelkiln_worker import imaging
-from pixelkiln_worker.compute import Compute
-from pixelkiln_worker.device import Device, DeviceThread
+from pixelkiln_worker.device import Device
 from pixelkiln_worker.families.contract import Outcome, Picture, Segment, Segmentation, Task, Watch
 from pixelkiln_worker.firing import Workshop, fire
-from pixelkiln_worker.held import Gone, Held
-from pixelkiln_worker.recall import Recall
-from pixelkiln_worker.residency import Residency
-from pixelkiln_worker.telemetry import Telemetry
-from pixelkiln_worker.turns import Turns
+from pixelkiln_worker.held import Gone, HeldJob
 from tests.worker_processes import TENANT, new_job, stub_spec, wait_for
+from tests.workshops import workshop
 
 CPU = Device(name="cpu", kind="cpu", memory_bytes=10**9, dtype_name="float32", threads=1)
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
@@ -93,37 +87,15 @@ class House:
 
 @pytest.fixture
 def house() -> Iterator[House]:
-    ledger, storage, brush, turns, rung = MemoryLedger(), MemoryStorage(), Brush(), Turns(), []
+    brush, rung = Brush(), []
     catalogue = Catalogue.load(stub=True)
     lanes = {lane: catalogue.lanes[lane] for lane in ("generate.stub", "segment.classical-otsu")}
 
     def load(entry: ModelEntry, device: Device) -> Brush:
         return brush
 
-    with ThreadPoolExecutor(4) as hands:
-        shop = Workshop(
-            worker_id="w1",
-            lease_s=15,
-            lanes=lanes,
-            ledger=ledger,
-            storage=storage,
-            recall=Recall(storage),
-            device=CPU,
-            thread=DeviceThread(),
-            residency=Residency(CPU, load),
-            compute=Compute(turns.progress, CPU.free_caches),
-            turns=turns,
-            held=Held(ledger),
-            telemetry=Telemetry(),
-            hands=hands,
-            encoding=threading.Semaphore(2),
-            decode=pictures.decode,
-            ring_soon=lambda: rung.append(1),
-            hush_soon=lambda: None,
-            draining=threading.Event(),
-        )
+    with workshop(lanes, load, lambda: rung.append(1)) as (shop, ledger, storage):
         yield House(ledger, storage, brush, shop, rung)
-        shop.thread.close()
 
 
 def in_background(work: Callable[[], object]) -> threading.Thread:
@@ -393,3 +365,19 @@ def test_a_batch_that_still_waits_for_the_device_is_given_back_in_a_drain(house:
     house.shop.held.take = take_and_drain  # type: ignore[method-assign]
     fire(house.shop)
     assert (house.ledger.get(name).status, house.brush.batches) == (Status.QUEUED, [])
+
+
+def test_a_device_that_breaks_ends_the_process_with_the_jobs_that_ran_as_suspects(house: House) -> None:
+    def broken(batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def end(jobs: Sequence[HeldJob]) -> None:
+        suspects.extend(job.id for job in jobs)
+        house.shop.held.leave([job.id for job in jobs], Gone.LOST)
+
+    suspects: list[str] = []
+    house.brush.run_batch = broken
+    ids = house.submit(stub_spec("a"), stub_spec("b"))
+    fire(replace(house.shop, end_poisoned=end))
+    assert sorted(suspects) == sorted(ids)
+    assert {house.ledger.get(name).status for name in ids} == {Status.RUNNING}  # nobody is told it failed

@@ -11,7 +11,7 @@ import pytest
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_shared.kinds import Kind
-from pixelkiln_worker.device import Device
+from pixelkiln_worker.device import Device, Poisoned
 from pixelkiln_worker.families.contract import Outcome, Task, Watch
 from pixelkiln_worker.residency import Residency
 
@@ -90,6 +90,53 @@ def test_a_model_that_does_not_load_is_unavailable_and_rests() -> None:
     assert residency.resting("bad")
     assert not residency.resting("a")
     assert residency.use(entry("a")).model.footprint_bytes == 40
+
+
+def test_a_model_that_did_not_load_says_why_until_it_does() -> None:
+    full = [True]
+
+    def tight(entry: ModelEntry, device: Device) -> Block:
+        if full.pop() if full else False:
+            raise MemoryError
+        return load(entry, device)
+
+    residency = Residency(CARD, tight)
+    with pytest.raises(ModelUnavailable, match="does not hold it"):
+        residency.use(entry("a"))
+    assert "does not hold it" in residency.unavailable["a"]
+    residency.use(entry("a"))
+    assert residency.unavailable == {}
+
+
+def test_a_broken_device_is_not_blamed_on_the_model() -> None:
+    def broken(entry: ModelEntry, device: Device) -> Block:
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+
+    residency = Residency(CARD, broken)
+    with pytest.raises(Poisoned):
+        residency.use(entry("a"))
+    assert residency.unavailable == {}
+
+
+def test_what_a_model_takes_of_an_accelerator_is_measured() -> None:
+    class Card(Device):
+        def allocated_bytes(self) -> int:
+            return allocated[0]
+
+    def heavy(entry: ModelEntry, device: Device) -> Block:
+        allocated[0] += 70
+        return load(entry, device)
+
+    allocated = [5]
+    residency = Residency(
+        Card(name="cuda:0", kind="cuda", memory_bytes=100, dtype_name="float32", threads=1), heavy
+    )
+    residency.use(entry("a"))
+    [told] = residency.residents
+    assert (told.id, told.footprint_bytes) == ("a", 70)
+    assert told.load_s > 0
+    residency.use(entry("b"))  # by what it says, both would fit
+    assert residency.resident == ("b",)
 
 
 def test_memory_that_runs_out_while_loading_is_freed_and_tried_again() -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import redis
+from PIL import Image
 
-from pixelkiln_shared import pictures
+from pixelkiln_shared import keys, pictures
 from pixelkiln_shared.catalogue import Catalogue
+from pixelkiln_shared.events import stream_of
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.jobs import JobSpec, Status
 from pixelkiln_shared.ledger.contract import LaneOffer
@@ -28,7 +33,7 @@ from pixelkiln_worker.held import Gone, Held, HeldJob
 from pixelkiln_worker.lifecycle import Lifecycle, Ringer
 from pixelkiln_worker.recall import Recall
 from pixelkiln_worker.residency import Residency
-from pixelkiln_worker.serving import EXIT_DEAF, EXIT_HUNG
+from pixelkiln_worker.serving import EXIT_DEAF, EXIT_HUNG, EXIT_POISONED
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import Turns
 from tests.worker_processes import new_job, stub_spec, wait_for
@@ -56,6 +61,7 @@ class House:
     clock: Clock
     fleet: Fleet
     codes: list[int]
+    redis_url: str
 
     def hold(self, *specs: JobSpec) -> list[HeldJob]:
         self.ledger.submit([new_job(spec) for spec in specs])
@@ -92,6 +98,7 @@ def house(redis_url: str) -> Iterator[House]:
             ring_soon=lambda: None,
             hush_soon=lambda: None,
             draining=threading.Event(),
+            end_poisoned=lambda jobs: None,
         )
         fleet = Fleet(client)
         life = Lifecycle(
@@ -102,7 +109,7 @@ def house(redis_url: str) -> Iterator[House]:
             settings=settings,
             exit_process=codes.append,
         )
-        yield House(life, shop, ledger, bells, clock, fleet, codes)
+        yield House(life, shop, ledger, bells, clock, fleet, codes, redis_url)
         life.stop()
         shop.thread.close()
 
@@ -131,6 +138,31 @@ def test_progress_reaches_the_ledger_once(house: House) -> None:
     record = house.ledger.get(job.id)
     assert (record.step, record.steps) == (3, 9)
     assert job.reported == (3, 9)
+
+
+def test_a_preview_is_told_once_small_and_for_a_short_time(house: House) -> None:
+    [job] = house.hold(stub_spec())
+    job.step, job.steps = 3, 9
+    job.preview = np.full((600, 900, 3), 80, np.uint8)
+    house.life.show_previews()
+    house.life.show_previews()
+    with redis.Redis.from_url(house.redis_url) as client:
+        webp = client.get(keys.preview(job.id))
+        assert 0 < client.ttl(keys.preview(job.id)) <= keys.PREVIEW_S
+        [(_, told)] = client.xrange(stream_of(job.id))
+    with Image.open(io.BytesIO(webp)) as image:
+        assert (image.format, image.size) == ("WEBP", (256, 171))
+    assert told[b"type"] == b"preview"
+    assert json.loads(told[b"data"]) == {"job": job.id, "step": 3, "steps": 9}
+
+
+def test_nobody_is_shown_a_job_that_is_not_wanted(house: House) -> None:
+    [job] = house.hold(stub_spec())
+    job.preview = np.zeros((8, 8, 3), np.uint8)
+    job.gone = Gone.CANCELED
+    house.life.show_previews()
+    with redis.Redis.from_url(house.redis_url) as client:
+        assert client.get(keys.preview(job.id)) is None
 
 
 def test_a_canceled_job_is_confirmed_when_its_model_lets_it_go(house: House) -> None:
@@ -174,6 +206,36 @@ def test_a_hung_model_ends_the_process_and_gives_the_rest_back(
     assert house.ledger.get(hung.id).status is Status.FAILED
     assert house.ledger.get(waiting.id).status is Status.QUEUED
     assert house.codes == [EXIT_HUNG]
+
+
+def test_a_broken_device_ends_the_process_and_its_jobs_become_suspects(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "HUNG_GRACE_S", 0.1)
+    poison, rider = house.hold(stub_spec("a"), stub_spec("b"))
+    [waiting] = house.hold(stub_spec("c"))
+    house.life.end_poisoned([poison, rider])
+    assert house.codes == [EXIT_POISONED]
+    assert {house.ledger.get(job.id).status for job in (poison, rider, waiting)} == {Status.QUEUED}
+    claims = [house.ledger.claim(f"w{i}", [LaneOffer(lane=LANE, max_rows=8)], lease_s=15) for i in range(3)]
+    taken = {job.id: claim.suspect for claim in claims if claim is not None for job in claim.jobs}
+    assert taken == {poison.id: True, rider.id: True, waiting.id: False}
+
+
+def test_a_job_that_breaks_the_device_alone_three_times_has_failed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "HUNG_GRACE_S", 0.1)
+    jobs = house.hold(stub_spec())
+    for _ in range(2):
+        house.life.end_poisoned(jobs)
+        claim = house.ledger.claim("w1", [LaneOffer(lane=LANE, max_rows=8)], lease_s=15)
+        assert claim is not None
+        jobs = house.shop.held.take(claim.jobs)
+    house.life.end_poisoned(jobs)
+    record = house.ledger.get(jobs[0].id)
+    assert record.status is Status.FAILED
+    assert "worker_crashed" in (record.error or "")
 
 
 def test_a_drain_gives_back_at_once_what_no_model_has(house: House) -> None:

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,7 @@ from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import check_redis, open_ledger, redis_client
 from pixelkiln_shared.settings import Settings, settings
 from pixelkiln_shared.storage import open_storage
-from pixelkiln_worker import device, firing, tasks
+from pixelkiln_worker import device, families, firing, tasks
 from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Held
@@ -88,6 +89,7 @@ class Process:
             ring_soon=ringer.nudge,
             hush_soon=ringer.hush,
             draining=threading.Event(),
+            end_poisoned=lambda jobs: self._life.end_poisoned(jobs) if self._life is not None else None,
         )
         fleet = Fleet(client)
         self._life = Lifecycle(shop, ringer=ringer, fleet=fleet, client=client, settings=settings)
@@ -117,6 +119,8 @@ def warm_up(shop: Workshop, *, all_of_them: bool) -> None:
     entries = {entry.id: entry for entry in shop.lanes.values() if all_of_them or entry.default_for}
     for entry in entries.values():
         try:
+            with suppress(Exception):  # what is wrong with it, loading says; its libraries are no load time
+                shop.thread.run(partial(families.family, entry))
             shop.thread.run(partial(shop.residency.use, entry))
         except ModelUnavailable as error:
             log.error("a model is not available", model=entry.id, error=error.message)
@@ -150,6 +154,9 @@ def _boot(sender: Any, **_: Any) -> None:
     except Unavailable as error:
         log.error("cannot start yet", error=error.message)
         raise SystemExit(EXIT_UNAVAILABLE) from error
+    except device.Poisoned as error:  # no code of its own: a device broken from the start earns longer pauses
+        log.error("cannot start: the device is broken", error=str(error))
+        raise SystemExit(1) from error
 
 
 @signals.worker_ready.connect

@@ -17,17 +17,77 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pixelkiln_shared.errors import Misconfigured
+from pixelkiln_shared.errors import Misconfigured, PixelkilnError
 from pixelkiln_shared.settings import Settings
 
 T = TypeVar("T")
 
 # What torch, Python and numpy call it; by name, since torch may not be installed or not be imported yet.
-OUT_OF_MEMORY = frozenset({"OutOfMemoryError", "MemoryError", "_ArrayMemoryError"})
+_OUT_OF_MEMORY = frozenset({"OutOfMemoryError", "MemoryError", "_ArrayMemoryError"})
+# How the others say it: torch's CPU allocator (a plain RuntimeError), mmap, OpenCV, cuBLAS and cuDNN.
+_MEMORY_SIGNS = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "insufficient memory",
+    "status_alloc_failed",
+)
+_QUOTING = (PixelkilnError, ValueError, TypeError, LookupError)  # their texts may repeat a user's words
+
+_DEVICE_SIGNS = (
+    "cuda error",
+    "hip error",
+    "status_execution_failed",
+    "status_internal_error",
+    "status_mapping_error",
+)
+# Refusals of one call, after which the context is as good as before.
+_HARMLESS_SIGNS = (
+    "invalid argument",
+    "invalid configuration",
+    "invalid device ordinal",
+    "no kernel image",
+    "not supported",
+    "not_supported",
+    "status_invalid_value",
+    "status_arch_mismatch",
+)
 
 _MIB = 1_048_576
 _CPU_SHARE = 0.5  # of the host's memory: the API, Redis and the page cache live there too
 _GPU_SHARE = 0.8  # of the card's memory: activations and the allocator's slack need the rest
+
+
+class Poisoned(Exception):
+    """The device's context is broken: whatever runs next fails too, and only a new process has a sane one."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device's memory, or the host's, did not suffice."""
+    if type(error).__name__ in _OUT_OF_MEMORY:
+        return True
+    return not isinstance(error, _QUOTING) and _says(error, _MEMORY_SIGNS)
+
+
+def is_poisoned(error: BaseException) -> bool:
+    """Whether an error leaves the device's context broken, so that the process must end.
+
+    An illegal access, a failed assertion in a kernel, an ECC error and their like are "sticky": every later
+    call returns them again (CUDA Runtime API, section "Error handling", `cudaError`). What is not known to
+    be harmless counts as one of them: a restart costs seconds, a broken worker fails everybody's jobs.
+    """
+    if isinstance(error, Poisoned):
+        return True
+    if isinstance(error, _QUOTING) or is_out_of_memory(error):
+        return False
+    named = type(error).__name__ == "AcceleratorError" or _says(error, _DEVICE_SIGNS)
+    return named and not _says(error, _HARMLESS_SIGNS)
+
+
+def _says(error: BaseException, signs: tuple[str, ...]) -> bool:
+    text = str(error).lower()
+    return any(sign in text for sign in signs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +121,15 @@ class Device:
             torch.cuda.empty_cache()
         elif torch is not None and self.kind == "mps":
             torch.mps.empty_cache()
+
+    def allocated_bytes(self) -> int | None:
+        """Return what tensors take of the accelerator's memory now; None on the CPU, where nobody counts."""
+        torch: Any = sys.modules.get("torch")
+        if torch is None or self.kind not in {"cuda", "mps"}:
+            return None
+        if self.kind == "mps":
+            return int(torch.mps.current_allocated_memory())
+        return int(torch.cuda.memory_allocated(self.name))
 
 
 def pick(settings: Settings) -> Device:

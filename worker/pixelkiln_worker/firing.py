@@ -23,7 +23,7 @@ from pixelkiln_shared.ledger.contract import Claim, LaneOffer, Ledger
 from pixelkiln_shared.storage.contract import Storage
 from pixelkiln_worker import delivery, inputs
 from pixelkiln_worker.compute import Compute, Work
-from pixelkiln_worker.device import Device, DeviceThread
+from pixelkiln_worker.device import Device, DeviceThread, Poisoned
 from pixelkiln_worker.families.contract import Task
 from pixelkiln_worker.held import Gone, Held, HeldJob
 from pixelkiln_worker.patience import Unwanted, insist
@@ -49,6 +49,7 @@ class Workshop:
         encoding: how many of them may encode at once: as many as there are processors.
         ring_soon: asks for the bells to be topped up, from another thread.
         hush_soon: the same, and for surplus bells to be taken away first.
+        end_poisoned: ends the process, whose device is broken since these jobs ran; does not return.
     """
 
     worker_id: str
@@ -70,6 +71,7 @@ class Workshop:
     ring_soon: Callable[[], None]
     hush_soon: Callable[[], None]
     draining: threading.Event
+    end_poisoned: Callable[[Sequence[HeldJob]], None]
 
 
 @dataclass(slots=True)
@@ -215,6 +217,8 @@ def _run(shop: Workshop, batch: Batch) -> None:
     except ModelUnavailable as error:
         for work in works:
             _fail(shop, work.job, error)
+    except Poisoned:
+        shop.end_poisoned([work.job for work in works if work.outcome is None])
     shop.telemetry.batch(batch.rows)
 
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pixelkiln_shared.errors import JobError, LeaseLost, PixelkilnError, RunTimeout
 from pixelkiln_shared.jobs import SPEC_VERSION, JobSpec, Status
 from pixelkiln_shared.ledger.contract import Claimed, Ledger
+from pixelkiln_worker.families.contract import Pixels
 
 
 class Gone(StrEnum):
@@ -34,7 +35,8 @@ class HeldJob:
     """One claimed job, from claim to settlement.
 
     `started` is set when a model got it, `at_boundary` when the model let it go after a cancel. `step` of
-    `steps` is what the model reached last, `reported` what the ledger knows of it.
+    `steps` is what the model reached last, `reported` what the ledger knows of it, `preview` a rough picture
+    that nobody has told yet: HWC, RGB, uint8.
     """
 
     spec: JobSpec
@@ -46,6 +48,7 @@ class HeldJob:
     step: int = 0
     steps: int = 0
     reported: tuple[int, int] = (0, 0)
+    preview: Pixels | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property

@@ -18,7 +18,17 @@ from pixelkiln_worker.families.contract import Pixels
 
 _JPEG_QUALITY = 92
 _WEBP_QUALITY = 90
+_PREVIEW_QUALITY = 60
 _WEBP_EFFORT = 2  # of 6; above, time doubles for a few per cent of size
+
+
+def preview_of(pixels: Pixels, *, side_px: int) -> bytes:
+    """Return a small WebP of HWC uint8 RGB pixels, at most `side_px` a side, for a glance."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((side_px, side_px))
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=_PREVIEW_QUALITY, method=_WEBP_EFFORT)
+    return file.getvalue()
 
 
 def png_of(pixels: Pixels, *, chunks: Sequence[png.Chunk] = ()) -> bytes:

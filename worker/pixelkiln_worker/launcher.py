@@ -21,7 +21,7 @@ from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import redis_client
 from pixelkiln_shared.settings import Settings, load
-from pixelkiln_worker.serving import EXIT_MISCONFIGURED, EXIT_UNAVAILABLE, served
+from pixelkiln_worker.serving import EXIT_MISCONFIGURED, EXIT_POISONED, EXIT_UNAVAILABLE, served
 
 log = structlog.get_logger(__name__)
 
@@ -103,6 +103,8 @@ class Child:
         )
         if self.last_code == EXIT_UNAVAILABLE:
             self.pause_s = min(self.pause_s, UNAVAILABLE_PAUSE_S)
+        elif self.last_code == EXIT_POISONED:  # it had served: the next one will, and jobs wait for it
+            self.pause_s = FIRST_PAUSE_S
         self.next_start_at = now + self.pause_s
         log.warning(
             "worker ended", pid=self.process.pid, code=self.last_code, restart_s=round(self.pause_s, 1)

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 import redis
@@ -15,13 +15,16 @@ import structlog
 from pixelkiln_shared import __version__, keys
 from pixelkiln_shared.bells import Bells
 from pixelkiln_shared.errors import RedisUnavailable, Unavailable
-from pixelkiln_shared.fleet import Fleet, State, WorkerInfo
+from pixelkiln_shared.fleet import Fleet, LoadedModel, State, WorkerInfo
 from pixelkiln_shared.ledger.contract import Ledger
+from pixelkiln_shared.previews import SIDE_PX, Previews
 from pixelkiln_shared.settings import Settings
+from pixelkiln_worker import imaging
 from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.loops import Loop
-from pixelkiln_worker.serving import EXIT_DEAF, EXIT_HUNG
+from pixelkiln_worker.residency import Resident
+from pixelkiln_worker.serving import EXIT_DEAF, EXIT_HUNG, EXIT_POISONED
 
 log = structlog.get_logger(__name__)
 
@@ -104,6 +107,8 @@ class Lifecycle:
         self._report = Loop("report", self.report, REPORT_S)
         self._listener = Loop("listener", self.listen, REPORT_S)
         self._reaper = Loop("reaper", self.reap, self._reap_s)
+        self._previews = Previews(client)
+        self._shows = Loop("previews", self.show_previews, PULSE_S)
         self._cancels = Loop("cancels", self.hear_cancels, 0.0)
 
     def start(self) -> None:
@@ -146,6 +151,14 @@ class Lifecycle:
             elif job.wanted and job.step < job.steps and (job.step, job.steps) != job.reported:
                 self._tell_progress(job)
 
+    def show_previews(self) -> None:
+        """Encode and tell the newest rough pictures; what came meanwhile, the next round shows."""
+        for job in self._shop.held.jobs():
+            pixels, job.preview = job.preview, None
+            if pixels is not None and job.wanted:
+                webp = imaging.preview_of(pixels, side_px=SIDE_PX)
+                self._previews.put(job.id, webp, step=job.step, steps=job.steps)
+
     def reap(self) -> None:
         """Take expired leases back, unless another process just did; ring for what waits anywhere."""
         try:
@@ -184,6 +197,9 @@ class Lifecycle:
                 models=tuple(dict.fromkeys(entry.id for entry in shop.lanes.values())),
                 lanes=tuple(shop.lanes),
                 resident=shop.residency.resident,
+                loaded=tuple(_told(model) for model in shop.residency.residents),
+                unavailable=shop.residency.unavailable,
+                memory_bytes=shop.device.memory_bytes,
                 running=tuple(job.id for job in shop.held.jobs()),
                 jobs_done=shop.telemetry.totals().jobs_done,
                 busy_share=round(shop.thread.busy_s / max(shop.thread.up_s, 1e-3), 4),
@@ -210,6 +226,19 @@ class Lifecycle:
         """Stop claiming, wait up to `drain_s` for what runs, give the rest back, and end. Returns at once."""
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
+    def end_poisoned(self, suspects: Sequence[HeldJob]) -> None:
+        """End the process after the device broke; on the device thread, so that nothing else runs there.
+
+        The jobs that ran count as those of a process that died. What is computed already is still delivered,
+        and everything else given back without blame.
+        """
+        shop = self._shop
+        log.error("the device is broken; the process ends", jobs=[job.id for job in suspects])
+        shop.held.leave([job.id for job in suspects], Gone.LOST)  # the ledger still counts them as held by us
+        self._end_early()
+        self._let_expire(suspects)
+        self._exit(EXIT_POISONED)
+
     def _drain(self) -> None:
         if not self._drain_lock.acquire(blocking=False):
             return
@@ -231,8 +260,8 @@ class Lifecycle:
             log.info("Redis heard no goodbye")
 
     def _loops(self) -> tuple[Loop, ...]:
-        mine = (self._heartbeat, self._pulse, self._report, self._listener, self._reaper, self._cancels)
-        return (*mine, self._ringer.loop)
+        mine = (self._heartbeat, self._pulse, self._shows, self._report, self._listener, self._reaper)
+        return (*mine, self._cancels, self._ringer.loop)
 
     def _give_back(self, which: Callable[[HeldJob], bool]) -> None:
         jobs = [job for job in self._shop.held.jobs() if which(job)]
@@ -257,15 +286,28 @@ class Lifecycle:
 
     def _end_hung(self, hung: tuple[HeldJob, ...]) -> None:
         """A forward pass cannot be interrupted from outside: save what can be saved, and end the process."""
-        self._shop.draining.set()
         for job in hung:
             self._shop.held.settle(job)
+        self._end_early()
+        self._exit(EXIT_HUNG)
+
+    def _end_early(self) -> None:
+        """Save what can be saved in a few seconds, and say goodbye."""
+        self._shop.draining.set()
         self._give_back(lambda job: not job.started)
         self._shop.held.wait_until_empty(HUNG_GRACE_S)
         self._give_back(lambda job: True)
         self._report.stop()
         self._leave()
-        self._exit(EXIT_HUNG)
+
+    def _let_expire(self, jobs: Sequence[HeldJob]) -> None:
+        """Let the leases of these jobs end now, not in a while, and take them back with the usual blame."""
+        pairs = [(job.id, job.attempt) for job in jobs]
+        try:
+            self._shop.ledger.renew(self._shop.worker_id, pairs, lease_s=0)
+            self._ringer.bells.ring(self._shop.ledger.reap().lanes)
+        except Unavailable:
+            log.warning("Redis is away: leases will run out instead", jobs=[job.id for job in jobs])
 
     def _enter(self, state: State) -> None:
         self._state = state
@@ -281,6 +323,15 @@ class Lifecycle:
     @staticmethod
     def _longest(jobs: tuple[HeldJob, ...]) -> float:
         return max(job.spec.run_timeout_s for job in jobs)
+
+
+def _told(model: Resident) -> LoadedModel:
+    return LoadedModel(
+        id=model.id,
+        footprint_bytes=model.footprint_bytes,
+        load_s=round(model.load_s, 3),
+        sha256=model.sha256,
+    )
 
 
 def _text(value: bytes | str) -> str:

@@ -15,7 +15,7 @@ import structlog
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_worker import families
-from pixelkiln_worker.device import OUT_OF_MEMORY, Device
+from pixelkiln_worker.device import Device, Poisoned, is_out_of_memory, is_poisoned
 from pixelkiln_worker.families.contract import Load, Model
 
 log = structlog.get_logger(__name__)
@@ -31,6 +31,24 @@ class InUse:
     load_ms: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resident:
+    """A loaded model: the device memory it took at load, how long that was, and the hash of its weights."""
+
+    id: str
+    footprint_bytes: int
+    load_s: float
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a model did not load, and when, in monotonic seconds."""
+
+    at: float
+    reason: str
+
+
 class Residency:
     """The loaded models of one device."""
 
@@ -40,7 +58,7 @@ class Residency:
         self._models: OrderedDict[str, Model] = OrderedDict()  # least recently used first
         self._load_s: dict[str, float] = {}
         self._footprints: dict[str, int] = {}
-        self._failed_at: dict[str, float] = {}
+        self._failures: dict[str, _Failure] = {}
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -51,20 +69,39 @@ class Residency:
         """Return the model if it is loaded; it may be closed at any moment, except on the device thread."""
         return self._models.get(model_id)
 
+    @property
+    def residents(self) -> tuple[Resident, ...]:
+        """The loaded models with what they cost; safe from every thread."""
+        return tuple(
+            Resident(
+                id=name,
+                footprint_bytes=self._footprints[name],
+                load_s=self._load_s[name],
+                sha256=str(model.identity.get("sha256", "")),
+            )
+            for name, model in self._models.copy().items()
+        )
+
+    @property
+    def unavailable(self) -> dict[str, str]:
+        """Why models did not load the last time they were tried, by id; safe from every thread."""
+        return {name: failure.reason for name, failure in self._failures.copy().items()}
+
     def load_s(self, model_id: str) -> float:
         """Return how long loading took the last time, in seconds; 0 when never loaded."""
         return self._load_s.get(model_id, 0.0)
 
     def resting(self, model_id: str) -> bool:
         """Whether loading failed so lately that the model should not be offered."""
-        failed_at = self._failed_at.get(model_id)
-        return failed_at is not None and time.monotonic() - failed_at < RETRY_S
+        failure = self._failures.get(model_id)
+        return failure is not None and time.monotonic() - failure.at < RETRY_S
 
     def use(self, entry: ModelEntry) -> InUse:
         """Return the model, loaded if need be; call on the device thread.
 
         Raises:
             ModelUnavailable: the weights are missing, corrupt or not the named ones, or do not load.
+            Poisoned: the device's context broke while loading.
         """
         model = self._models.get(entry.id)
         if model is not None:
@@ -72,13 +109,12 @@ class Residency:
             return InUse(model=model, load_ms=0.0)
         self._make_room(self._footprints.get(entry.id, 0))
         began = time.monotonic()
-        model = self._open(entry)
+        model, footprint_bytes = self._open(entry)
         took_s = time.monotonic() - began
+        self._load_s[entry.id], self._footprints[entry.id] = took_s, footprint_bytes
         self._models[entry.id] = model
-        self._load_s[entry.id] = took_s
-        self._footprints[entry.id] = model.footprint_bytes
-        self._failed_at.pop(entry.id, None)
-        log.info("model loaded", model=entry.id, load_s=round(took_s, 3), bytes=model.footprint_bytes)
+        self._failures.pop(entry.id, None)
+        log.info("model loaded", model=entry.id, load_s=round(took_s, 3), bytes=footprint_bytes)
         self._make_room(0, keep=entry.id)
         return InUse(model=model, load_ms=took_s * 1_000)
 
@@ -92,25 +128,39 @@ class Residency:
         """Unload everything; call on the device thread."""
         self.evict_others("")
 
-    def _open(self, entry: ModelEntry) -> Model:
+    def _open(self, entry: ModelEntry) -> tuple[Model, int]:
         try:
             return self._load_with_room(entry)
         except Exception as error:
-            self._failed_at[entry.id] = time.monotonic()
             log.exception("model did not load", model=entry.id)
+            if is_poisoned(error):
+                raise Poisoned(str(error)) from error
+            found = error if isinstance(error, ModelUnavailable) else _unavailable(entry, error)
+            self._failures[entry.id] = _Failure(time.monotonic(), found.message[:500])
             self._collect()
-            if isinstance(error, ModelUnavailable):
+            if found is error:
                 raise
-            raise ModelUnavailable(f"{entry.id} did not load: {type(error).__name__}") from error
+            raise found from error
 
-    def _load_with_room(self, entry: ModelEntry) -> Model:
+    def _load_with_room(self, entry: ModelEntry) -> tuple[Model, int]:
         try:
-            return self._load(entry, self._device)
+            return self._measured(entry)
         except Exception as error:
-            if type(error).__name__ not in OUT_OF_MEMORY or not self._models:
+            if not is_out_of_memory(error) or not self._models:
                 raise
         self.evict_others("")  # outside the handler: the error's frames hold half a model
-        return self._load(entry, self._device)
+        return self._measured(entry)
+
+    def _measured(self, entry: ModelEntry) -> tuple[Model, int]:
+        """Load a model; beside it, what that took of the device's memory.
+
+        Never less than the model says: one that keeps its weights on the host takes it when it runs.
+        """
+        before = self._device.allocated_bytes()
+        model = self._load(entry, self._device)
+        after = self._device.allocated_bytes()
+        taken = after - before if before is not None and after is not None else 0
+        return model, max(taken, model.footprint_bytes)
 
     def _make_room(self, needed_bytes: int, *, keep: str | None = None) -> None:
         evicted = False
@@ -124,7 +174,7 @@ class Residency:
             self._collect()
 
     def _used_bytes(self) -> int:
-        return sum(model.footprint_bytes for model in self._models.values())
+        return sum(self._footprints[name] for name in self._models)
 
     def _evict(self, name: str) -> None:
         model = self._models.pop(name)
@@ -134,3 +184,9 @@ class Residency:
     def _collect(self) -> None:
         gc.collect()
         self._device.free_caches()
+
+
+def _unavailable(entry: ModelEntry, error: Exception) -> ModelUnavailable:
+    short = is_out_of_memory(error)
+    why = "the memory of this worker's device does not hold it" if short else type(error).__name__
+    return ModelUnavailable(f"{entry.id} did not load: {why}")

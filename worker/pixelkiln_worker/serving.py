@@ -10,6 +10,7 @@ EXIT_MISCONFIGURED = 2  # a restart would say the same
 EXIT_UNAVAILABLE = 69  # Redis or the store does not answer yet
 EXIT_HUNG = 70  # a forward pass never ended
 EXIT_DEAF = 71  # jobs wait, bells hang, and Celery hears none
+EXIT_POISONED = 72  # the device's context is broken; a new process gets a sane one
 
 
 def served(settings: Settings) -> dict[str, ModelEntry]:

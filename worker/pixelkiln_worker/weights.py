@@ -27,15 +27,15 @@ from safetensors import SafetensorError
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_shared.settings import settings
+from pixelkiln_worker.device import is_out_of_memory, is_poisoned
 
 if TYPE_CHECKING:
     import torch
 
 _WANTED = (".json", ".txt", ".model", ".safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_SUMS = "SHA256SUMS"
+SUMS = "SHA256SUMS"
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)")
 
 
@@ -127,20 +127,22 @@ def resolve(entry: ModelEntry) -> Weights:
 def loading(entry: ModelEntry) -> Iterator[None]:
     """Turn whatever a library raises over a bad model folder into `ModelUnavailable`.
 
-    Running out of memory passes: that is the device's fault, not the folder's.
+    Running out of memory and a broken device pass: those are not the folder's fault.
     """
     try:
         yield
     except ModelUnavailable as error:
         raise _unavailable(entry, error.message) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
-        if any(sign in str(error).lower() for sign in _MEMORY_SIGNS):
+        if is_out_of_memory(error) or is_poisoned(error):
             raise
         if "torchvision::nms" in str(error):
             raise _unavailable(entry, "torchvision was built for another torch; uninstall it") from error
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise _unavailable(entry, first_line) from error
     except SafetensorError as error:
+        if is_out_of_memory(error):
+            raise
         raise _unavailable(entry, str(error)) from error
 
 
@@ -179,6 +181,7 @@ def cache_folder() -> Path:
 def _from_hub(entry: ModelEntry, repo: str, revision: str) -> Path:
     """Return a snapshot; without `HF_HUB_OFFLINE=0` only one that is already in the hub's own cache."""
     import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     online = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"0", "false", "no", "off"}
     try:
@@ -189,11 +192,12 @@ def _from_hub(entry: ModelEntry, repo: str, revision: str) -> Path:
             local_files_only=not online,
         )
     except Exception as error:
-        advice = (
-            ""
-            if online
-            else "; it is not in the local cache, and the hub is off (HF_HUB_OFFLINE=0 lifts that)"
-        )
+        advice = "; it is not in the local cache, and the hub is off (HF_HUB_OFFLINE=0 lifts that)"
+        if online:
+            silent = isinstance(error, LocalEntryNotFoundError | OSError) and not isinstance(
+                error, HfHubHTTPError
+            )
+            advice = "; the hub does not answer" if silent else ""
         raise _unavailable(entry, f"{repo}@{revision}: {type(error).__name__}{advice}") from error
     return Path(path)
 
@@ -219,7 +223,7 @@ def _from_bucket(entry: ModelEntry) -> Path:
             item["Key"].removeprefix(prefix): item for page in pages for item in page.get("Contents", ())
         }
         wanted = {
-            name: item for name, item in listing.items() if name.endswith((*_WANTED, _SUMS)) and _plain(name)
+            name: item for name, item in listing.items() if name.endswith((*_WANTED, SUMS)) and _plain(name)
         }
         facts = [(name, item["Size"], item["ETag"]) for name, item in sorted(wanted.items())]
         digest = hashlib.sha256(json.dumps([entry.source, facts]).encode()).hexdigest()[:32]
@@ -296,9 +300,9 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 def _expected(entry: ModelEntry, folder: Path) -> Mapping[str, str]:
     """Return the hashes to hold the files to: the catalogue's, else those of a SHA256SUMS in the folder."""
-    if entry.sha256 or not (folder / _SUMS).is_file():
+    if entry.sha256 or not (folder / SUMS).is_file():
         return entry.sha256
-    lines = (folder / _SUMS).read_text("utf-8").splitlines()
+    lines = (folder / SUMS).read_text("utf-8").splitlines()
     return {
         path.strip().removeprefix("*").removeprefix("./"): digest
         for digest, path in (x.split(None, 1) for x in lines if x)

@@ -37,6 +37,7 @@ from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.errors import PixelkilnError
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import open_ledger, redis_client
+from pixelkiln_shared.previews import Previews
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.storage import open_storage
 
@@ -101,6 +102,7 @@ def _services(settings: Settings) -> Services:
         gate=Gate(settings, secret),
         watcher=Watcher(settings, ledger),
         thumbnails=Thumbnails(storage),
+        previews=Previews(client),
         probe=Probe(lambda: ledger.counts("default"), storage.check),
         secret=secret,
     )

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from typing import Any
 
 import redis.asyncio
@@ -69,21 +69,34 @@ class Watcher:
                         if record.status.terminal:
                             return
 
-    async def stream(self, job_id: str, after: str | None, view: View) -> AsyncIterator[str]:
+    async def stream(self, job_id: str, after: str | None, view: View, *, base: str) -> AsyncIterator[str]:
         """Yield a job's event stream: a snapshot, what follows (or was missed since `after`), heartbeats.
 
         It ends with the job, or with an `error` event when Redis goes away; the client then resumes.
+
+        Args:
+            base: the address users reach us at, for the links of previews.
         """
         after = after if after is not None and _EVENT_ID.fullmatch(after) else None
         try:
             async with self._subscription(job_id, after) as events, _ticking(events, HEARTBEAT_S) as ticks:
-                async for text in self._told(job_id, after, ticks, view):
+                async for text in self._told(job_id, after, ticks, view, base):
                     yield text
         except PixelkilnError as error:
             yield _text("error", {"code": error.code, "message": "the stream broke; connect again"}, None)
 
+    async def moving(self, job_ids: Collection[str]) -> AsyncIterator[str]:
+        """Yield what happens to several jobs from now on, one stream without an end; `job` says to which."""
+        assert self._reader is not None  # noqa: S101 - running
+        async with self._reader.follow(job_ids) as events, _ticking(events, HEARTBEAT_S) as ticks:
+            async for event in ticks:
+                if event is None:
+                    yield ": heartbeat\n\n"
+                else:
+                    yield _text(event.type, {**event.data, "job": event.job}, event.id)
+
     async def _told(
-        self, job_id: str, after: str | None, ticks: AsyncIterator[Event | None], view: View
+        self, job_id: str, after: str | None, ticks: AsyncIterator[Event | None], view: View, base: str
     ) -> AsyncIterator[str]:
         since = after or await self._now()
         seen = await run_in_threadpool(self._snapshot, job_id, view)
@@ -93,7 +106,7 @@ class Watcher:
         await anext(ticks)  # the first tick is the snapshot
         async for event in ticks:
             if event is not None and event.type != "status":
-                yield _text(event.type, event.data, event.id)
+                yield _text(event.type, _linked(event, base), event.id)
                 continue
             found = await run_in_threadpool(self._snapshot, job_id, view)
             if event is not None or found.status is not seen.status:
@@ -149,6 +162,13 @@ async def _ticks(events: AsyncIterator[Event], seconds: float) -> AsyncGenerator
         pending.cancel()
         with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
             await pending
+
+
+def _linked(event: Event, base: str) -> dict[str, Any]:
+    """Return an event's data; a preview's with the address of its picture, never the same for two steps."""
+    if event.type != "preview":
+        return event.data
+    return {**event.data, "url": f"{base}/v1/jobs/{event.job}/preview?step={event.data.get('step', 0)}"}
 
 
 def _plain(resource: JobResource) -> dict[str, Any]:

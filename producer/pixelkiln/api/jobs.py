@@ -21,7 +21,8 @@ from pixelkiln.api.responses import problems
 from pixelkiln.api.services import Parts
 from pixelkiln.api.views import Views
 from pixelkiln.resources import JobPage, JobResource
-from pixelkiln_shared.errors import InvalidInput
+from pixelkiln_shared import previews
+from pixelkiln_shared.errors import InvalidInput, NotFound
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger.contract import Idempotency
@@ -187,9 +188,30 @@ async def events(
     """Follow a job: a snapshot first, then what happens, until it has ended."""
     record = await run_in_threadpool(parts.producer.get, job_id, caller.tenant)
     views = Views.of(request, parts)
-    stream = parts.watcher.stream(record.id, last_event_id, lambda found: views.job(found, live=True))
+    stream = parts.watcher.stream(
+        record.id, last_event_id, lambda found: views.job(found, live=True), base=views.base
+    )
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/preview",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "A rough picture of a job that runs",
+            "content": {previews.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **problems(),
+    },
+)
+def preview(job_id: str, parts: Parts, caller: CurrentCaller) -> Response:
+    """Return the newest rough picture of a job; most models give one a second, from the second on."""
+    found = parts.previews.get(parts.producer.get(job_id, caller.tenant).id)
+    if found is None:
+        raise NotFound("there is no preview of this job, or none any more")
+    return Response(found, media_type=previews.MEDIA_TYPE, headers={"Cache-Control": "no-store"})
 
 
 def _view(job_id: str, caller: Caller, request: Request, parts: Parts) -> JobResource:

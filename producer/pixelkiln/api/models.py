@@ -10,6 +10,7 @@ from pixelkiln.api.services import Parts, Services
 from pixelkiln.resources import ModelList, ModelResource
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import NotFound, UnknownModel
+from pixelkiln_shared.fleet import unavailable
 
 router = APIRouter(tags=["models"])
 
@@ -31,7 +32,8 @@ def model(model_id: str, parts: Parts, caller: CurrentCaller) -> ModelResource:
 
 def describe(entry: ModelEntry, parts: Services) -> ModelResource:
     """Return a catalogue entry as users see it."""
-    ready = sum(info.state == "ready" and entry.id in info.models for info in parts.fleet.workers())
+    workers = [info for info in parts.fleet.workers() if entry.id in info.models]
+    ready = sum(info.state == "ready" and entry.id not in info.unavailable for info in workers)
     return ModelResource(
         id=entry.id,
         title=entry.title,
@@ -39,11 +41,16 @@ def describe(entry: ModelEntry, parts: Services) -> ModelResource:
         kinds=list(entry.kinds),
         default_for=list(entry.default_for),
         licence=entry.licence,
+        family=entry.family,
+        world=entry.world,
+        sha256=dict(entry.sha256),
         defaults=dict(entry.defaults),
         options={name: list(values) for name, values in entry.options.items()},
         limits=entry.limits.model_dump(),
         classes=list(entry.classes),
+        things=list(entry.things),
         vocabulary=list(entry.vocabulary),
         example_prompts=list(entry.example_prompts),
         ready_workers=ready,
+        unavailable=unavailable(workers, entry.id),
     )

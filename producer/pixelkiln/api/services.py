@@ -15,6 +15,7 @@ from pixelkiln.api.probe import Probe
 from pixelkiln.gallery.thumbnails import Thumbnails
 from pixelkiln.producer import Producer
 from pixelkiln_shared.fleet import Fleet, WorkerInfo
+from pixelkiln_shared.previews import Previews
 from pixelkiln_shared.settings import Settings
 
 FLEET_S = 1.0  # how old the list of workers may be: it is asked for with every job
@@ -50,6 +51,7 @@ class Services:
     gate: Gate
     watcher: Watcher
     probe: Probe
+    previews: Previews
     thumbnails: Thumbnails
     secret: bytes = field(repr=False)
 

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from pixelkiln.api.auth import CurrentCaller
 from pixelkiln.api.responses import problems
 from pixelkiln.api.services import Parts, Services
-from pixelkiln.resources import LaneResource, StatsResource, WorkerList, WorkerResource
+from pixelkiln.resources import LaneResource, LoadedResource, StatsResource, WorkerList, WorkerResource
 from pixelkiln_shared.jobs import Status
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -53,6 +53,9 @@ def workers(parts: Parts, caller: CurrentCaller) -> WorkerList:
                 state=info.state,
                 models=list(info.models),
                 resident=list(info.resident),
+                loaded=[LoadedResource(**one.model_dump()) for one in info.loaded],
+                unavailable=info.unavailable,
+                memory_bytes=info.memory_bytes,
                 running=list(info.running),
                 started_at=info.started_at,
                 jobs_done=info.jobs_done,

@@ -31,7 +31,7 @@ COMMANDS = {
     "retry": "change",
     "rerun": "change",
     "download": "download",
-    "models": "look",
+    "models": "models",
     "workers": "look",
     "stats": "look",
     "up": "services",

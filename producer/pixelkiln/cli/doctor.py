@@ -176,6 +176,9 @@ def _api(client: Client) -> Iterator[Finding]:
     served = len(models) - len(idle)
     detail = f"{served} of {len(models)} served" + (f"; nobody serves {', '.join(idle)}" if idle else "")
     yield Finding("models", "warn" if idle else "ok", detail)
+    for model in models:
+        if model.unavailable:
+            yield Finding("models", "fail" if model.default_for else "warn", model.unavailable)
     for lane in stats.lanes:
         if not lane.servable and lane.waiting:
             yield Finding("queue", "warn", f"{lane.waiting} jobs wait in {lane.lane}, which nobody serves")

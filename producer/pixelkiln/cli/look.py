@@ -1,4 +1,4 @@
-"""`ls`, `show`, `models`, `workers` and `stats`: reading, changing nothing."""
+"""`ls`, `show`, `workers` and `stats`: reading, changing nothing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from pixelkiln.cli.options import connect, output_options
-from pixelkiln.cli.screen import clean, emit_json, shorten, table
+from pixelkiln.cli.screen import clean, emit_json, hint, shorten, table
 
 if TYPE_CHECKING:
     from pixelkiln.client import Job
+    from pixelkiln.resources import LoadedResource
 
 STATES = ["blocked", "queued", "running", "canceling", "succeeded", "failed", "canceled", "expired"]
 
@@ -118,22 +119,6 @@ def show(ctx: click.Context, identity: str, as_json: bool, quiet: bool) -> None:
 @click.command()
 @output_options
 @click.pass_context
-def models(ctx: click.Context, as_json: bool, quiet: bool) -> None:
-    """List the models, what they do, and how many workers serve them."""
-    listed = connect(ctx).models()
-    if as_json:
-        emit_json(listed)
-    elif quiet:
-        for model in listed:
-            click.echo(model.id)
-    else:
-        rows = [(m.id, ", ".join(m.kinds), m.ready_workers, shorten(m.description, 90)) for m in listed]
-        table(["MODEL", "DOES", "WORKERS", "WHAT"], rows)
-
-
-@click.command()
-@output_options
-@click.pass_context
 def workers(ctx: click.Context, as_json: bool, quiet: bool) -> None:
     """List the live workers."""
     listed = connect(ctx).workers()
@@ -151,12 +136,19 @@ def workers(ctx: click.Context, as_json: bool, quiet: bool) -> None:
                 w.device,
                 len(w.running),
                 w.jobs_done,
-                ", ".join(w.resident),
+                ", ".join(_loaded(model) for model in w.loaded) or ", ".join(w.resident),
                 age(w.started_at),
             )
             for w in listed
         ]
         table(["WORKER", "STATE", "HOST", "DEVICE", "RUNNING", "DONE", "LOADED", "UP"], rows)
+        for worker in listed:
+            for reason in worker.unavailable.values():
+                hint(f"{worker.id} cannot serve {reason}")
+
+
+def _loaded(model: LoadedResource) -> str:
+    return f"{model.id} ({model.footprint_bytes / 1e6:.0f} MB, {model.load_s:.1f} s)"
 
 
 @click.command()
@@ -183,4 +175,4 @@ def stats(ctx: click.Context, as_json: bool) -> None:
     click.echo(f"\n{facts.workers} workers; {counts or 'no jobs yet'}")
 
 
-COMMANDS = {"ls": ls, "show": show, "models": models, "workers": workers, "stats": stats}
+COMMANDS = {"ls": ls, "show": show, "workers": workers, "stats": stats}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from jinja2 import Environment, FileSystemLoader
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from pixelkiln.api import cursors
@@ -88,6 +90,16 @@ def grid(
 ) -> Response:
     """Return the cards alone, for a page that is open."""
     return page("cards.html", **_listing(request, parts, caller.tenant, status, kind, group, cursor))
+
+
+@router.get("/live")
+async def live(
+    parts: Parts, caller: CurrentCaller, jobs: Annotated[str, Query(max_length=2_048)] = ""
+) -> Response:
+    """Stream what happens to the jobs named: one connection a page, where a browser allows six a server."""
+    mine = await run_in_threadpool(_mine, parts, caller.tenant, jobs.split(",")[:PAGE])
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(parts.watcher.moving(mine), media_type="text/event-stream", headers=headers)
 
 
 @router.get("/jobs/{job_id}")
@@ -245,6 +257,14 @@ def _tasks(parts: Parts) -> list[tuple[Kind, str, list[ModelEntry]]]:
         if any(kind in entry.default_for for entry in entries):
             listed.append((kind, words, [e for e in entries if e.marks != "needed" and not e.phrases]))
     return listed
+
+
+def _mine(parts: Parts, tenant: str, job_ids: list[str]) -> list[str]:
+    found = []
+    for name in job_ids:
+        with suppress(NotFound):
+            found.append(parts.producer.get(name, tenant).id)
+    return found
 
 
 def _frame(parts: Parts) -> dict[str, Any]:

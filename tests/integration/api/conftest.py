@@ -93,8 +93,8 @@ class Api:
         self.ledger.publish(job.id, job.attempt, result.model_dump_json())
         return data
 
-    def serve(self, *lanes: str) -> None:
-        """Let a ready worker appear in the fleet."""
+    def serve(self, *lanes: str, **more: Any) -> None:
+        """Let a ready worker appear in the fleet; `more` goes into its report."""
         info = WorkerInfo(
             id="worker-of-tests",
             host="here",
@@ -105,6 +105,7 @@ class Api:
             lanes=lanes,
             started_at=datetime.now(UTC),
             version="0",
+            **more,
         )
         Fleet(self.redis).report(info)
         time.sleep(1.1)  # the API reads the fleet once a second

@@ -15,6 +15,7 @@ from PIL import Image
 from pixelkiln_shared import keys
 from pixelkiln_shared.jobs import Artifact, JobSpec, Result
 from pixelkiln_shared.kinds import Role
+from pixelkiln_shared.previews import Previews
 from tests.integration.api.conftest import Api, picture
 
 pytestmark = pytest.mark.browser
@@ -111,6 +112,24 @@ def test_a_job_page_shows_the_picture_when_it_is_there(api: Api, page: Any) -> N
     page.click("text=With a new seed")
     page.wait_for_url(lambda url: job_id not in url)
     assert api.http.get("/v1/jobs").json()["jobs"][0]["input"]["prompt"] == "a red house"
+
+
+def test_a_rough_picture_shows_while_its_job_runs(api: Api, page: Any) -> None:
+    job_id = api.submit()["id"]
+    claimed = api.claim()
+    page.goto("/")
+    page.wait_for_selector(".card.running .ember")
+    page.wait_for_timeout(500)
+    Previews(api.redis).put(job_id, picture(40, 30, "WEBP"), step=3, steps=14)
+    until(page, "document.querySelector('.card img.preview')?.naturalWidth === 40")
+    api.ledger.progress(claimed.id, claimed.attempt, 7, 14)
+    page.wait_for_selector(".card.running >> text=running 7/14")
+    assert page.evaluate("document.querySelector('.card img.preview').naturalWidth") == 40
+    page.click(".card .face")
+    page.wait_for_selector(".big.waiting")
+    page.wait_for_timeout(500)
+    Previews(api.redis).put(job_id, picture(48, 36, "WEBP"), step=8, steps=14)
+    until(page, "document.querySelector('.big img')?.naturalWidth === 48")
 
 
 def test_masks_lie_over_the_picture_and_obey(api: Api, page: Any) -> None:

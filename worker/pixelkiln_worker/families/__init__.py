@@ -42,14 +42,23 @@ def load(entry: ModelEntry, device: Device) -> Model:
     Raises:
         ModelUnavailable: no such family here, or the weights are missing, corrupt or not the named ones.
     """
+    module = family(entry)
+    device.settle()
+    model: Model = module.load(entry, device)
+    return model
+
+
+def family(entry: ModelEntry) -> Any:
+    """Import and return the module of an entry's family; the libraries of the first one take seconds.
+
+    Raises:
+        ModelUnavailable: no such family here.
+    """
     name = FAMILIES.get(entry.family)
     if name is None:
         raise ModelUnavailable(f"{entry.id}: this worker knows no family {entry.family!r}")
     _hide_broken_torchvision()
-    module = import_module(name)
-    device.settle()
-    model: Model = module.load(entry, device)
-    return model
+    return import_module(name)
 
 
 def servable(catalogue: Catalogue, wished: str = "") -> tuple[ModelEntry, ...]:

@@ -229,6 +229,13 @@ class _Nobody:
     def step(self, step: int, steps: int) -> None:
         """Do nothing."""
 
+    def previews_due(self) -> Sequence[int]:
+        """Ask for none."""
+        return ()
+
+    def preview(self, index: int, pixels: Pixels) -> None:
+        """Do nothing."""
+
 
 def _rows(batch: Sequence[Task]) -> list[_Row]:
     return [

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForSemanticSegmentation
 
 from pixelkiln_shared.catalogue import ModelEntry
+from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_worker import weights
 from pixelkiln_worker.device import Device
@@ -51,9 +52,21 @@ class ClassTable:
 
     @classmethod
     def of(cls, entry: ModelEntry, config: Any) -> ClassTable:
-        """Read the table from the model's configuration; the catalogue's `classes` and `things` win."""
+        """Read the table from the model's configuration; the catalogue's `classes` and `things` win.
+
+        Raises:
+            ModelUnavailable: the catalogue names another number of classes than the network has, or a thing
+                that is no class.
+        """
         names = entry.classes or tuple(config.id2label[index] for index in sorted(config.id2label))
+        if len(names) != len(config.id2label):
+            raise ModelUnavailable(
+                f"the catalogue names {len(names)} classes, and the network has {len(config.id2label)}"
+            )
         folded = [name.casefold() for name in names]
+        strange = [name for name in entry.things if name.casefold() not in folded]
+        if strange:
+            raise ModelUnavailable(f"{strange[0]!r} of the catalogue's things is no class of the network")
         things = {name.casefold() for name in entry.things or getattr(config, "things", None) or ()}
         return cls(
             names=tuple(names),

@@ -8,6 +8,7 @@ prompt, seed and size alone. What goes wrong on request:
                     oom        out of memory unless the job runs alone
                     oom_alone  out of memory even alone
                     hang       a forward pass that never ends
+                    poison     the device's context breaks, as by an illegal memory access
     options.crash   true       the process dies at the middle step
 
 `[fail=error]` or `[crash]` in the prompt does the same without changing the batch key: innocents ride along.
@@ -34,13 +35,17 @@ from pixelkiln_worker.families.contract import Outcome, Picture, Pixels, Task, W
 DEVICE_MS = 40.0
 PER_ITEM_MS = 5.0
 
-Mishap = Literal["", "error", "batch", "oom", "oom_alone", "hang", "crash"]
+Mishap = Literal["", "error", "batch", "oom", "oom_alone", "hang", "poison", "crash"]
 
-_MARK = re.compile(r"\[(?:fail=(error|batch|oom|oom_alone|hang)|(crash))\]")
+_MARK = re.compile(r"\[(?:fail=(error|batch|oom|oom_alone|hang|poison)|(crash))\]")
 
 
 class OutOfMemoryError(RuntimeError):
     """Stands in for `torch.OutOfMemoryError`, so that the stub needs no torch."""
+
+
+class AcceleratorError(RuntimeError):
+    """Stands in for `torch.AcceleratorError`."""
 
 
 def load(entry: ModelEntry, device: Device) -> StubModel:
@@ -65,6 +70,8 @@ class StubModel:
             raise OutOfMemoryError("the stub's memory is full")
         if "batch" in mishaps:
             raise ValueError("a row that the stub cannot digest")
+        if "poison" in mishaps:
+            raise AcceleratorError("CUDA error: an illegal memory access was encountered")
         if "hang" in mishaps:
             while True:
                 time.sleep(1)
@@ -89,6 +96,17 @@ class StubModel:
             if crash_at is not None and step >= steps * crash_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             watch.step(step, steps)
+            if step < steps:
+                _show(batch, watch)
+
+
+def _show(batch: Sequence[Task], watch: Watch) -> None:
+    """Give the previews that are due: a quarter of the picture's size, so that they are told apart."""
+    for index in watch.previews_due():
+        asked = batch[index].spec.input
+        watch.preview(
+            index, _picture(asked["prompt"], asked["seed"], asked["width"], asked["height"])[::4, ::4]
+        )
 
 
 def _mishap(spec: JobSpec) -> Mishap:

@@ -25,6 +25,12 @@ if ("active" in sheet.dataset) {
     const { step, steps } = JSON.parse(event.data);
     if (steps) { bar.value = step / steps; words.textContent = `step ${step} of ${steps}`; pill.textContent = "running"; }
   });
+  const easel = sheet.querySelector(".big.waiting");
+  source.addEventListener("preview", (event) => {
+    if (!easel) return;
+    if (!easel.querySelector("img")) easel.replaceChildren(Object.assign(new Image(), { alt: "The picture as far as it is" }));
+    easel.querySelector("img").src = `/v1/jobs/${sheet.dataset.job}/preview?step=${JSON.parse(event.data).step}`;
+  });
 }
 
 // ---------------------------------------------------------------------------------------------- pictures

@@ -1,0 +1,57 @@
+"""A worker's workshop on the in-memory twins, with models that a test makes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from pixelkiln_shared import pictures
+from pixelkiln_shared.catalogue import ModelEntry
+from pixelkiln_shared.testing.ledger import MemoryLedger
+from pixelkiln_shared.testing.storage import MemoryStorage
+from pixelkiln_worker.compute import Compute
+from pixelkiln_worker.device import Device, DeviceThread
+from pixelkiln_worker.families.contract import Load
+from pixelkiln_worker.firing import Workshop
+from pixelkiln_worker.held import Held
+from pixelkiln_worker.recall import Recall
+from pixelkiln_worker.residency import Residency
+from pixelkiln_worker.telemetry import Telemetry
+from pixelkiln_worker.turns import Turns
+
+CPU = Device(name="cpu", kind="cpu", memory_bytes=10**9, dtype_name="float32", threads=1)
+
+
+@contextmanager
+def workshop(
+    lanes: Mapping[str, ModelEntry], load: Load, ring_soon: Callable[[], None] = lambda: None
+) -> Iterator[tuple[Workshop, MemoryLedger, MemoryStorage]]:
+    """Open a workshop that serves these lanes with what `load` makes of their entries."""
+    ledger, storage, turns = MemoryLedger(), MemoryStorage(), Turns()
+    with ThreadPoolExecutor(4) as hands:
+        shop = Workshop(
+            worker_id="w1",
+            lease_s=15,
+            lanes=dict(lanes),
+            ledger=ledger,
+            storage=storage,
+            recall=Recall(storage),
+            device=CPU,
+            thread=DeviceThread(),
+            residency=Residency(CPU, load),
+            compute=Compute(turns.progress, CPU.free_caches),
+            turns=turns,
+            held=Held(ledger),
+            telemetry=Telemetry(),
+            hands=hands,
+            encoding=threading.Semaphore(2),
+            decode=pictures.decode,
+            ring_soon=ring_soon,
+            hush_soon=lambda: None,
+            draining=threading.Event(),
+            end_poisoned=lambda jobs: None,
+        )
+        yield shop, ledger, storage
+        shop.thread.close()

@@ -1,0 +1,1 @@
+"""`python -m pixelkiln_worker.models`: the weights of this machine's models, checked, fetched, measured."""
