@@ -106,6 +106,14 @@ class Watch(Protocol):
         """
         ...
 
+    def previews_due(self) -> Sequence[int]:
+        """Indices of the tasks that want a rough picture now; mostly empty."""
+        ...
+
+    def preview(self, index: int, pixels: Pixels) -> None:
+        """A rough picture of task `index`, HWC RGB uint8, for the eye; free to ignore."""
+        ...
+
 
 class Model(Protocol):
     """A loaded model. Only the device thread calls it, one batch at a time.
@@ -144,6 +152,19 @@ class Remembers(Protocol):
 
     def at_hand(self, key: str) -> bool:
         """Whether the model has it in memory, so that nobody need fetch it."""
+        ...
+
+
+@runtime_checkable
+class Frugal(Protocol):
+    """A model that can do with less memory. Models need not be."""
+
+    def economize(self) -> bool:
+        """Switch to slower settings that need less memory; True if anything changed.
+
+        Called on the device thread when one job alone did not fit, again and again until it fits or nothing
+        changes any more.
+        """
         ...
 
 
