@@ -146,7 +146,7 @@ def _autoencoder(channels: int = 4, shift: float | None = None) -> AutoencoderKL
     )
 
 
-def _unet(cross: int, **fields: Any) -> UNet2DConditionModel:
+def conditional_unet(cross: int, **fields: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(16, 32),
@@ -160,26 +160,29 @@ def _unet(cross: int, **fields: Any) -> UNet2DConditionModel:
     )
 
 
-def stable_diffusion(folder: Path) -> Path:
-    """Save a pipeline of Stable Diffusion's shape."""
+def stable_diffusion(
+    folder: Path, pipeline: Any = StableDiffusionPipeline, channels: int = 4, **parts: Any
+) -> Path:
+    """Save a pipeline of Stable Diffusion's shape; `channels` go into its U-Net."""
     torch.manual_seed(0)
-    StableDiffusionPipeline(
-        vae=_autoencoder(),
-        text_encoder=CLIPTextModel(_text_config()),
-        tokenizer=clip_tokenizer(),
-        unet=_unet(32),
-        scheduler=EulerDiscreteScheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
+    made: dict[str, Any] = {
+        "vae": _autoencoder(),
+        "text_encoder": CLIPTextModel(_text_config()),
+        "tokenizer": clip_tokenizer(),
+        "unet": conditional_unet(32, in_channels=channels),
+        "scheduler": EulerDiscreteScheduler(),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    pipeline(**made | parts).save_pretrained(folder)
     return folder
 
 
 def stable_diffusion_xl(folder: Path) -> Path:
     """Save a pipeline of SDXL's shape: two text encoders, size conditioning."""
     torch.manual_seed(0)
-    unet = _unet(
+    unet = conditional_unet(
         64,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
@@ -204,19 +207,19 @@ def stable_diffusion_3(folder: Path) -> Path:
     transformer = SD3Transformer2DModel(
         sample_size=16,
         patch_size=2,
-        in_channels=4,
+        in_channels=16,
         num_layers=2,
         attention_head_dim=8,
         num_attention_heads=4,
         caption_projection_dim=32,
         joint_attention_dim=64,
         pooled_projection_dim=64,
-        out_channels=4,
+        out_channels=16,
     )
     StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=_autoencoder(shift=0.0),
+        vae=_autoencoder(channels=16, shift=0.0),
         text_encoder=CLIPTextModelWithProjection(_text_config()),
         tokenizer=clip_tokenizer(),
         text_encoder_2=CLIPTextModelWithProjection(_text_config()),

@@ -29,10 +29,13 @@ FAMILIES: dict[str, str] = {
     "matting": "pixelkiln_worker.families.matting",
     "phrases": "pixelkiln_worker.families.phrases",
     "promptable": "pixelkiln_worker.families.promptable",
+    "resampling": "pixelkiln_worker.families.resampling",
     "segmentation": "pixelkiln_worker.families.segmentation",
     "stub": "pixelkiln_worker.families.stub",
     "torchvision": "pixelkiln_worker.families.torchvision_models",
+    "unconditional": "pixelkiln_worker.families.unconditional",
     "universal": "pixelkiln_worker.families.universal",
+    "upscaling": "pixelkiln_worker.families.upscaling",
 }
 
 
