@@ -33,11 +33,11 @@ from training.world.grammar import FIRST_OBJECT_CLASS
 
 MODEL, SHARE, BATCH_SIZE = "toyworld-points", 0.2, 8
 CURVE = ("click_iou", "box_iou", "loss")
-_WIDTH, _PATCH_PX = 128, 8
+_WIDTH, _PATCH_PX = 96, 8
 _GRID = IMAGE_PX // _PATCH_PX
 _MASK_PX = 4 * _GRID
-_LAYERS = 5
-_PROMPTS_A_SCENE = 4
+_LAYERS = 4
+_PROMPTS_A_SCENE = 3
 _VALIDATION, _SCORED = 48, 500
 _WAVES = 1.5
 """Spread of the position code's frequencies, in waves across half the picture; SAM's suits 1024 px."""
