@@ -42,6 +42,9 @@ _WIDTH, _MASK_WIDTH = 128, 64
 _MASK_PX = 32
 _VALIDATION, _SCORED = 96, 500
 _CANDIDATE = 0.05
+_OVERLAP = 0.5
+"""Least part of a mask that must be left once others took theirs. The library's 0.8 drops objects that two
+queries share: every kind was counted right in 92 of 100 scenes with it, in 97 with this."""
 
 
 def build_instances() -> MaskFormerForInstanceSegmentation:
@@ -235,12 +238,12 @@ def divide(
     processor: MaskFormerImageProcessorPil,
     images: NDArray[np.uint8],
 ) -> list[list[Segment]]:
-    """Pictures divided into segments by the library's own post-processing at its own thresholds."""
+    """Pictures divided into segments by the library's own post-processing."""
     output = model(**processor(images=list(images), return_tensors="pt"))
     sizes = [image.shape[:2] for image in images]
     backdrop = set(range(FIRST_OBJECT_CLASS))
     results = processor.post_process_panoptic_segmentation(
-        output, label_ids_to_fuse=backdrop, target_sizes=sizes
+        output, overlap_mask_area_threshold=_OVERLAP, label_ids_to_fuse=backdrop, target_sizes=sizes
     )
     return [
         [
@@ -268,5 +271,6 @@ def facts(scores: dict[str, Any]) -> dict[str, object]:
         "ap": scores["ap"],
         "quality": scores["panoptic_quality"],
         "counts": scores["counts_right"],
+        "overlap": _OVERLAP,
         "by_class": ", ".join(f"{name} {value:.2f}" for name, value in by_class),
     }
