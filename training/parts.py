@@ -12,6 +12,8 @@ from training.loop import Metrics, Plan
 
 PARTS: dict[str, str] = {
     "segmenter": "training.segmenter",
+    "instances": "training.instances",
+    "points": "training.points",
 }
 """Module by part, in the order in which they are trained."""
 
