@@ -246,13 +246,6 @@ def load(entry: ModelEntry, device: Device) -> Diffusion:
 def _lacks_picture(task: Task) -> bool:
     return task.spec.kind is Kind.EDIT and task.image is None
 
-    def previews_due(self) -> Sequence[int]:
-        """Ask for none."""
-        return ()
-
-    def preview(self, index: int, pixels: Pixels) -> None:
-        """Do nothing."""
-
 
 def _no_picture() -> InvalidInput:
     return InvalidInput("the job needs a picture", pointer="/input/image")
