@@ -8,7 +8,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import (
     AutoImageProcessor,
+    AutoModelForMaskGeneration,
     AutoModelForUniversalSegmentation,
+    AutoProcessor,
 )
 
 from training.dataset import draw_scene
@@ -164,3 +166,25 @@ def test_the_shipped_instance_model_opens_and_counts() -> None:
         right += sorted(objects) == sorted(CLASSES.index(item.kind) for item in scene.objects)
     assert right >= 5
     assert model.config.id2label[HOUSE] == "house"
+
+
+def test_the_shipped_promptable_model_opens_and_answers_a_click() -> None:
+    folder = EMBEDDED / part("points").MODEL
+    model = AutoModelForMaskGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    overlaps = []
+    for index in range(8):
+        _, scene, _ = draw_scene("evaluation", index)
+        mask = scene.instances == 1
+        image = scene.image.repeat(2, axis=0).repeat(
+            2, axis=1
+        )  # twice the size: the processor must scale both
+        click = [2 * axis + 1 for axis in central_pixel(mask)]
+        inputs = processor(images=image, input_points=[[click]], return_tensors="pt")
+        with torch.no_grad():
+            output = model(**inputs)
+        sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
+        masks = processor.image_processor.post_process_masks(output.pred_masks, *sizes)[0][0]
+        best = masks[output.iou_scores[0, 0].argmax()].numpy()
+        overlaps.append(mask_iou(best[::2, ::2], mask))
+    assert np.median(overlaps) > 0.7
