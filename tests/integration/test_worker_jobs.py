@@ -186,13 +186,13 @@ def test_a_poison_job_ends_and_takes_no_innocent_with_it(stack: Stack) -> None:
 def test_a_worker_tells_what_it_loaded_and_what_it_could_not(stack: Stack, tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(
-        '[models.broken]\ntitle = ""\nfamily = "segmentation"\nkinds = ["segment"]\nsource = "/none"\n'
+        '[models.broken]\ntitle = "A stub without a size"\nfamily = "stub"\nkinds = ["generate"]\n'
     )
     info = stack.start(PIXELKILN_WORKER_MODELS="stub,broken", PIXELKILN_CATALOGUE=str(catalogue))
     [loaded] = info.loaded
     assert loaded.id == "stub"
     assert info.memory_bytes > 0
-    assert info.unavailable == {"broken": "model broken: there is no folder /none"}
+    assert info.unavailable == {"broken": "broken did not load: KeyError"}
 
 
 def test_a_long_job_is_seen_while_it_runs_and_a_short_one_is_not(stack: Stack) -> None:

@@ -137,3 +137,9 @@ def test_another_kind_of_network_is_refused(tmp_path: Path) -> None:
         load(vit(tmp_path / "vit"), phrases=True)
     with pytest.raises(ModelUnavailable, match="model tiny"):
         load(segformer(tmp_path / "classes"), phrases=True)
+
+
+def test_a_catalogue_that_names_too_few_classes_is_refused_at_load(tmp_path: Path) -> None:
+    folder = vit(tmp_path / "vit")
+    with pytest.raises(ModelUnavailable, match=f"names 1 classes, and the network has {len(CLASSES)}"):
+        load(folder, classes=("sky",))

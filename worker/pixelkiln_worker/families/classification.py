@@ -25,7 +25,7 @@ from pixelkiln_shared.kinds import Kind
 from pixelkiln_worker import weights
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families.contract import Outcome, Pixels, Task
-from pixelkiln_worker.families.networks import Network, PictureModel, open_network, probe
+from pixelkiln_worker.families.networks import Network, PictureModel, class_names, open_network, probe
 
 _TOP = 5
 _TEMPLATE = "a photo of a {label}"
@@ -69,7 +69,7 @@ class ClosedClassifier(Classifier):
     def __init__(self, entry: ModelEntry, network: Network) -> None:
         super().__init__(entry, network)
         config = network.net.config
-        self._names = entry.classes or tuple(config.id2label[index] for index in sorted(config.id2label))
+        self._names = class_names(entry, config)
         self._several = config.problem_type == "multi_label_classification"
 
     @torch.inference_mode()

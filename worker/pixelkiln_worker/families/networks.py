@@ -80,6 +80,20 @@ class Network:
         self.device.free_caches()
 
 
+def class_names(entry: ModelEntry, config: Any) -> tuple[str, ...]:
+    """Return the names of a network's classes by index; the catalogue's win over those of its configuration.
+
+    Raises:
+        ModelUnavailable: the catalogue names another number of classes than the network has.
+    """
+    own = tuple(config.id2label[index] for index in sorted(config.id2label))
+    if entry.classes and len(entry.classes) != len(own):
+        raise ModelUnavailable(
+            f"the catalogue names {len(entry.classes)} classes, and the network has {len(own)}"
+        )
+    return tuple(entry.classes) or own
+
+
 def open_network(
     entry: ModelEntry, device: Device, auto: Any, processors: Any = AutoImageProcessor
 ) -> Network:

@@ -25,7 +25,7 @@ from pixelkiln_shared.kinds import Kind
 from pixelkiln_worker import weights
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families.contract import Outcome, Pixels, Segmentation, Task
-from pixelkiln_worker.families.networks import Network, PictureModel, open_network, probe
+from pixelkiln_worker.families.networks import Network, PictureModel, class_names, open_network, probe
 from pixelkiln_worker.families.segments import Part, absorb_specks, assemble, enlarge, keep, shrink
 
 WORK_PX = 1024
@@ -58,11 +58,7 @@ class ClassTable:
             ModelUnavailable: the catalogue names another number of classes than the network has, or a thing
                 that is no class.
         """
-        names = entry.classes or tuple(config.id2label[index] for index in sorted(config.id2label))
-        if len(names) != len(config.id2label):
-            raise ModelUnavailable(
-                f"the catalogue names {len(names)} classes, and the network has {len(config.id2label)}"
-            )
+        names = class_names(entry, config)
         folded = [name.casefold() for name in names]
         strange = [name for name in entry.things if name.casefold() not in folded]
         if strange:
