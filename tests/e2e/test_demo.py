@@ -26,7 +26,7 @@ def test_the_demo_ends_with_a_contact_sheet(tmp_path):
     told = subprocess.run([*COMMAND, str(tmp_path)], capture_output=True, text=True, env=astray, check=False)
     assert told.returncode == 0, told.stdout + told.stderr
     assert told.stdout.splitlines()[-1] == f"contact sheet: {tmp_path / 'contact-sheet.png'}"
-    assert told.stdout.count("succeeded") == 18
+    assert told.stdout.count("succeeded") == 27
     with Image.open(tmp_path / "contact-sheet.png") as sheet:
         assert sheet.width > 1_000
         assert len(sheet.getcolors(2**24) or []) > 10_000

@@ -36,6 +36,15 @@ def test_a_sheet_holds_every_strip_and_those_without_masks():
     assert five.height > two.height
 
 
+def test_extras_stand_below_the_strips():
+    plain = contact_sheet([strip("a")], subtitle="one")
+    green = Image.new("RGBA", (50, 20), (0, 200, 0, 255))
+    more = contact_sheet([strip("a")], [("x", green), ("y", green)], subtitle="one")
+    assert more.height > plain.height
+    below = more.crop((0, plain.height, more.width, more.height))
+    assert sum(count for count, colour in below.getcolors(2**24) if colour == (0, 200, 0)) > 10_000
+
+
 def test_transparency_shows_as_checks():
     colours = on_checks(Image.new("RGBA", (64, 64), (255, 0, 0, 0))).getcolors()
     assert {colour for _, colour in colours} == {(255, 255, 255), (222, 222, 222)}

@@ -18,6 +18,7 @@ from PIL import Image
 
 from pixelkiln.client import Client, Job, Result
 from pixelkiln.client.results import write_file
+from pixelkiln.demo.more import Extra, shown, submit_extras
 from pixelkiln.demo.sheet import Strip, contact_sheet
 from pixelkiln.demo.still_life import MUG_BOX, still_life
 from pixelkiln.local.stack import Stack
@@ -95,13 +96,15 @@ def tell(data: Path, out: Path) -> tuple[Path, bool]:
     with stack.running(), Client(stack.url) as client:
         print(f"  ready at {stack.url}")
         clock.mark("start")
-        subjects = submit(client)
-        good = watch([job for s in subjects for job in (s.source, s.masks) if job is not None])
+        subjects, extras = submit(client)
+        jobs = [job for s in subjects for job in (s.source, s.masks) if job is not None]
+        jobs += [extra.job for extra in extras]
+        good = watch(jobs)
         clock.mark("jobs")
-        path = draw(subjects, out, clock.parts["jobs"])
+        path = draw(subjects, extras, out, clock.parts["jobs"])
         clock.mark("contact sheet")
     clock.mark("stop")
-    report(clock, subjects)
+    report(clock, jobs)
     return path, good
 
 
@@ -110,8 +113,8 @@ def configures(name: str) -> bool:
     return name.startswith("PIXELKILN_") or name == "REDIS_URL"
 
 
-def submit(client: Client) -> list[Subject]:
-    """Submit every job at once: scenes, their masks (which wait for them), and the photograph twice."""
+def submit(client: Client) -> tuple[list[Subject], list[Extra]]:
+    """Submit every job at once: scenes, their masks (which wait for them), the photograph, and the extras."""
     generator = next(model for model in client.models() if "generate" in model.default_for)
     prompts = (generator.example_prompts or list(PROMPTS))[:SCENES]
     scenes = [
@@ -130,7 +133,7 @@ def submit(client: Client) -> list[Subject]:
     subjects.append(
         Subject("a photograph, the thing in a box", client.segment(stored, boxes=[box]), picture=photograph)
     )
-    return subjects
+    return subjects, submit_extras(client, scenes[0], stored)
 
 
 def watch(jobs: Sequence[Job]) -> bool:
@@ -159,12 +162,12 @@ def watch(jobs: Sequence[Job]) -> bool:
     return good
 
 
-def draw(subjects: Sequence[Subject], out: Path, seconds: float) -> Path:
+def draw(subjects: Sequence[Subject], extras: Sequence[Extra], out: Path, seconds: float) -> Path:
     """Write the contact sheet and return its path."""
     strips = [strip for subject in subjects if (strip := strip_of(subject)) is not None]
     subtitle = f"{len(strips)} pictures, generated and taken apart on this machine in {seconds:.0f} s"
     buffer = io.BytesIO()
-    contact_sheet(strips, subtitle=subtitle).save(buffer, "PNG")
+    contact_sheet(strips, shown(extras), subtitle=subtitle).save(buffer, "PNG")
     out.mkdir(parents=True, exist_ok=True)
     return write_file(out / "contact-sheet.png", buffer.getvalue(), overwrite=True)
 
@@ -209,13 +212,11 @@ def names_of(found: Result) -> list[str]:
     return list(dict.fromkeys(names[each["category_id"]] for each in by_area))
 
 
-def report(clock: Clock, subjects: Sequence[Subject]) -> None:
+def report(clock: Clock, jobs: Sequence[Job]) -> None:
     """Print how long each part took."""
     busy: dict[str, float] = {}
-    for subject in subjects:
-        for job in (subject.source, subject.masks):
-            if job is not None:
-                busy[job.model] = busy.get(job.model, 0.0) + share_s(job)
+    for job in jobs:
+        busy[job.model] = busy.get(job.model, 0.0) + share_s(job)
     print("how long each part took:")
     for name, seconds in (*clock.parts.items(), ("in all", sum(clock.parts.values()))):
         print(f"  {name:14} {seconds:6.1f} s")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 CELL, GAP, MARGIN = 200, 8, 40
-CAPTION, HEADER, ROW_GAP, BLOCK_GAP = 46, 120, 22, 56
+CAPTION, HEADER, FOOTER, ROW_GAP, BLOCK_GAP = 46, 120, 64, 22, 56
 PAPER, INK, FAINT, EDGE = (250, 248, 244), (38, 36, 34), (136, 130, 122), (226, 221, 212)
 COLUMNS = ("picture", "masks", "overlay", "cut-out")
 BLOCKS = 2
@@ -26,12 +26,15 @@ class Strip:
     cutout: Image.Image | None
 
 
-def contact_sheet(strips: Sequence[Strip], *, subtitle: str) -> Image.Image:
-    """Return the strips laid out in two columns of strips under a heading, RGB."""
+def contact_sheet(
+    strips: Sequence[Strip], extras: Sequence[tuple[str, Image.Image]] = (), *, subtitle: str
+) -> Image.Image:
+    """Return the strips laid out in two columns of strips under a heading, and the extras below them, RGB."""
     rows = -(-len(strips) // BLOCKS)
     block = len(COLUMNS) * CELL + (len(COLUMNS) - 1) * GAP
     width = 2 * MARGIN + BLOCKS * block + (BLOCKS - 1) * BLOCK_GAP
-    height = HEADER + rows * (CAPTION + CELL + ROW_GAP) + MARGIN
+    below = HEADER + rows * (CAPTION + CELL + ROW_GAP)
+    height = below + (FOOTER + _extra_px(len(extras), width) if extras else 0) + MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((MARGIN, 26), "Pixelkiln", font=font(36), fill=INK)
@@ -45,7 +48,27 @@ def contact_sheet(strips: Sequence[Strip], *, subtitle: str) -> Image.Image:
         left = MARGIN + (number // rows) * (block + BLOCK_GAP)
         top = HEADER + (number % rows) * (CAPTION + CELL + ROW_GAP)
         _draw(sheet, pen, strip, left, top, block)
+    if extras:
+        pen.text((MARGIN, below + 8), "and more", font=font(22), fill=INK)
+        _draw_extras(sheet, pen, extras, below + FOOTER)
     return sheet
+
+
+def _extra_px(count: int, width: int) -> int:
+    """The side of each of `count` cells in one row."""
+    return (width - 2 * MARGIN - (count - 1) * GAP) // max(count, 1)
+
+
+def _draw_extras(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, extras: Sequence[tuple[str, Image.Image]], top: int
+) -> None:
+    side = _extra_px(len(extras), sheet.width)
+    for number, (title, picture) in enumerate(extras):
+        x = MARGIN + number * (side + GAP)
+        seen = on_checks(picture) if picture.mode == "RGBA" else picture
+        _paste(sheet, seen, x, top, Image.Resampling.BICUBIC, side)
+        pen.rectangle((x, top, x + side - 1, top + side - 1), outline=EDGE)
+        pen.text((x, top - 20), fitted(title, font(13), side), font=font(13), fill=FAINT)
 
 
 def _draw(
@@ -69,11 +92,13 @@ def _draw(
         pen.rectangle((x, y, x + CELL - 1, y + CELL - 1), outline=EDGE)
 
 
-def _paste(sheet: Image.Image, picture: Image.Image, x: int, y: int, filter_: Image.Resampling) -> None:
-    scale = min(CELL / picture.width, CELL / picture.height)
+def _paste(
+    sheet: Image.Image, picture: Image.Image, x: int, y: int, filter_: Image.Resampling, side: int = CELL
+) -> None:
+    scale = min(side / picture.width, side / picture.height)
     size = (round(picture.width * scale), round(picture.height * scale))
     shown = picture.convert("RGB").resize(size, filter_)
-    sheet.paste(shown, (x + (CELL - size[0]) // 2, y + (CELL - size[1]) // 2))
+    sheet.paste(shown, (x + (side - size[0]) // 2, y + (side - size[1]) // 2))
 
 
 def on_checks(picture: Image.Image) -> Image.Image:

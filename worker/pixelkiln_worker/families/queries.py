@@ -20,8 +20,10 @@ Found = tuple[NDArray[np.int32], dict[int, Part]]
 """A label map, HW, 0 where there is nothing; and what each of its values is."""
 
 _MASK_LEVEL = 0.5
-_VISIBLE_STUFF = 0.8
+VISIBLE = 0.8
 """Share of a panoptic mask that must be left where others are more certain (MaskFormer's own figure)."""
+_SAME_THING = 0.5
+"""IoU above which two masks of one class of things are two findings of the same."""
 _VISIBLE_INSTANCE = 0.5
 """The same for instances: a mask that shows less of itself is a second finding of the same thing."""
 _LEAST_PX = 4
@@ -54,16 +56,20 @@ class Naming:
         return Part(label=self.names[index], category=self.categories[index], score=round(score, 4))
 
 
-def panoptic(queries: Queries, naming: Naming, fused: frozenset[int]) -> Found:
+def panoptic(queries: Queries, naming: Naming, fused: frozenset[int], visible: float = VISIBLE) -> Found:
     """Give each pixel to the query that is most certain of it.
+
+    Of two queries that found the same thing only the better counts: they would tear its mask apart.
 
     Args:
         queries: those to be considered.
         naming: of the classes.
         fused: class indices of stuff, whose queries become one segment with the best of their scores.
+        visible: share of a mask that must be left to it.
     """
     ids = np.zeros(tuple(queries.masks.shape[1:]), np.int32)
     parts: dict[int, Part] = {}
+    queries = _single(queries, fused)
     if not len(queries.scores):
         return ids, parts
     winner = (queries.scores[:, None, None] * queries.masks).argmax(0)  # (h, w)
@@ -71,7 +77,7 @@ def panoptic(queries: Queries, naming: Naming, fused: frozenset[int]) -> Found:
     for query in queries.scores.argsort(descending=True).tolist():
         whole = queries.masks[query] >= _MASK_LEVEL
         shown = whole & (winner == query)
-        if int(shown.sum()) < max(_LEAST_PX, _VISIBLE_STUFF * int(whole.sum())):
+        if int(shown.sum()) < max(_LEAST_PX, visible * int(whole.sum())):
             continue
         index = int(queries.labels[query])
         number = stuff.get(index, len(parts) + 1)
@@ -80,6 +86,21 @@ def panoptic(queries: Queries, naming: Naming, fused: frozenset[int]) -> Found:
         ids[shown.cpu().numpy()] = number
         parts.setdefault(number, naming.part(index, float(queries.scores[query])))
     return ids, parts
+
+
+def _single(queries: Queries, fused: frozenset[int]) -> Queries:
+    """Leave out queries of things that a more certain query of the same class has found already."""
+    inside = (queries.masks >= _MASK_LEVEL).flatten(1).float()
+    shared = inside @ inside.T
+    areas = inside.sum(1)
+    iou = shared / (areas[:, None] + areas[None] - shared).clamp(min=1)
+    kept: list[int] = []
+    for query in queries.scores.argsort(descending=True, stable=True).tolist():
+        index = int(queries.labels[query])
+        alike = [other for other in kept if int(queries.labels[other]) == index]
+        if index in fused or not any(float(iou[query, other]) > _SAME_THING for other in alike):
+            kept.append(query)
+    return Queries(scores=queries.scores[kept], labels=queries.labels[kept], masks=queries.masks[kept])
 
 
 def instances(queries: Queries, naming: Naming, threshold: float) -> Found:

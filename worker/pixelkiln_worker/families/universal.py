@@ -81,6 +81,7 @@ class UniversalSegmenter(PictureModel):
         if hasattr(self._images, "do_split_image") and not self._in_pieces:
             self._images.do_pad = True  # EoMT's positions are those of one square
         self._defaults = entry.defaults
+        self._visible = float(entry.defaults.get("visible", queries.VISIBLE))
         self._tasks = tuple(name for name in TASKS if name in entry.options.get("task", TASKS))
 
     def answer(self, tasks: Sequence[Task], images: Sequence[Pixels]) -> list[Outcome | Exception]:
@@ -175,7 +176,7 @@ class UniversalSegmenter(PictureModel):
             masks = self._whole(answer.masks[0, kept], prepared, (height, width)).sigmoid()
             chosen = Queries(scores=scores[kept], labels=labels[kept], masks=masks)
             ids, parts = (
-                queries.panoptic(chosen, self.naming, self._stuff())
+                queries.panoptic(chosen, self.naming, self._stuff(), self._visible)
                 if name == "panoptic"
                 else queries.instances(chosen, self.naming, threshold)
             )
