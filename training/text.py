@@ -42,7 +42,7 @@ MORE_WORDS = ("sky", "sun", "moon")
 _WORDS = (*SPECIAL[:EOS], VOCABULARY[0], *SPECIAL[EOS + 1 :], *VOCABULARY[1:], *MORE_WORDS, SPECIAL[EOS])
 """The end token is last: CLIPSeg reads the phrase from the token of highest id where that id would be 2."""
 _VISION_WIDTH, _TEXT_WIDTH, _PATCH_PX = 128, 96, 8
-_VALIDATION, _SCORED = 96, 512
+_VALIDATION, _SCORED = 48, 512
 _SPOILT_SHARE = 0.7
 _SMALLEST_SHARE = 0.002
 """Part of the picture from which a mask counts as an answer: 32 pixels of 128x128."""
