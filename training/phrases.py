@@ -120,6 +120,15 @@ class Teller:
             things.append(Thing(kind=kind, colour=name, instances=tuple(instances)))
         return things
 
+    def side_map(self) -> NDArray[np.int64]:
+        """The side of every pixel's object, (H, W), by its place in `POSITIONS`; -1 in doubt or elsewhere."""
+        sides = np.full(self._classes.shape, -1)
+        for thing in self._things:
+            for side, number in thing.instances:
+                if side:
+                    sides[self._instances == number] = POSITIONS.index(side)
+        return sides
+
     def tell(self, count: int) -> list[Phrase]:
         """`count` phrases, about a third of them of what is not there."""
         types = self._rng.choice(list(_TYPE_SHARES), size=count, p=list(_TYPE_SHARES.values()))

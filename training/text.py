@@ -1,7 +1,7 @@
 """Masks by phrase: a small CLIPSeg for the drawn world.
 
-The vision tower is a plain transformer, which learns slowly alone; while it trains, two more heads read
-classes and colours from its tokens, and each picture is asked several phrases for one pass of that tower.
+The vision tower is a plain transformer, which learns slowly alone; while it trains, more heads read classes,
+colours and sides from its tokens, and each picture is asked several phrases for one pass of that tower.
 """
 
 import json
@@ -31,7 +31,7 @@ from training.phrases import ABSENT_TYPES, PRESENT_TYPES, Phrase, Teller
 from training.pool import Pool
 from training.segmenter import DEVIATION, MEAN, full_size, pixel_values, spoil
 from training.tokenizer import BOS, EOS, PAD, SPECIAL, SYNONYMS, word_tokenizer
-from training.world.grammar import CLASSES, COLOURS, FIRST_OBJECT_CLASS, VOCABULARY
+from training.world.grammar import CLASSES, COLOURS, FIRST_OBJECT_CLASS, POSITIONS, VOCABULARY
 
 MODEL, SHARE, BATCH_SIZE = "toyworld-text", 0.3, 8
 CURVE = ("phrase_iou", "colour_iou", "false_positives")
@@ -59,8 +59,10 @@ _SAID = {
     "absent_backdrop": "no such ground or light is there",
     "unknown": "a word outside the vocabulary",
 }
+_HEEDED, _UNHEEDED = 0.3, "should choose (colours do, sides hardly do yet: see below)"
 _TOKENS = IMAGE_PX // _PATCH_PX
 _CLASS_CELLS, _COLOUR_CELLS = 4, 2
+_ATTRIBUTE_WEIGHT = 0.3
 
 
 def build_text_segmenter() -> CLIPSegForImageSegmentation:
@@ -143,20 +145,25 @@ def answer(model: CLIPSegForImageSegmentation, pixels: Tensor, texts: list[str])
 
 
 class TokenHeads(nn.Module):
-    """Reads classes and colours from the vision tokens while it trains; not shipped."""
+    """Reads classes, colours and sides from the vision tokens while it trains; not shipped.
+
+    Without the head for colours, or for sides, phrases with such words are answered as if without them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(_VISION_WIDTH)
         self.classes = nn.Linear(_VISION_WIDTH, len(CLASSES) * _CLASS_CELLS**2)
         self.colours = nn.Linear(_VISION_WIDTH, len(COLOURS) * _COLOUR_CELLS**2)
+        self.sides = nn.Linear(_VISION_WIDTH, len(POSITIONS) * _COLOUR_CELLS**2)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, tokens, width) to class logits (n, classes, 64, 64) and colour logits (n, colours, 32, 32)."""
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, tokens, width) to logits (n, classes, 64, 64), (n, colours, 32, 32) and (n, sides, 32, 32)."""
         grid = self.norm(tokens)
         return (
             _spread(self.classes(grid), _CLASS_CELLS),
             _spread(self.colours(grid), _COLOUR_CELLS),
+            _spread(self.sides(grid), _COLOUR_CELLS),
         )
 
 
@@ -182,16 +189,17 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     return 4 * entropy + (1 - overlap).mean()
 
 
-def _token_loss(
-    classes: Tensor, true: NDArray[np.uint8], colours: Tensor, true_colours: NDArray[np.int64]
-) -> Tensor:
-    """Cross-entropy of what `TokenHeads` reads against (n, H, W) classes and colours."""
+def _class_loss(logits: Tensor, true: NDArray[np.uint8]) -> Tensor:
     labels = torch.from_numpy(true).long()
-    of_class = functional.cross_entropy(full_size(classes, labels.shape[1:]), labels)
-    every = IMAGE_PX // colours.shape[-1]
-    wanted = torch.from_numpy(true_colours[:, every // 2 :: every, every // 2 :: every].copy())
-    of_colour = functional.cross_entropy(colours, wanted, ignore_index=-1, reduction="sum")
-    return of_class + 0.3 * of_colour / (wanted >= 0).sum().clamp_min(1)
+    return functional.cross_entropy(full_size(logits.float(), labels.shape[1:]), labels)
+
+
+def _attribute_loss(logits: Tensor, true: NDArray[np.int64]) -> Tensor:
+    """Cross-entropy of (n, values, h, w) logits against the (n, H, W) map, where that is not -1."""
+    every = IMAGE_PX // logits.shape[-1]
+    wanted = torch.from_numpy(true[:, every // 2 :: every, every // 2 :: every].copy())
+    summed = functional.cross_entropy(logits.float(), wanted, ignore_index=-1, reduction="sum")
+    return summed / (wanted >= 0).sum().clamp_min(1)
 
 
 class Pointing:
@@ -211,7 +219,7 @@ class Pointing:
         self._pool = Pool(train, self._rng)
 
     def loss(self, fraction: float) -> Tensor:
-        images, classes, colours, phrases = [], [], [], []
+        images, classes, colours, sides, phrases = [], [], [], [], []
         for split, index in self._pool.draw(self._batch_size):
             flip = bool(self._rng.random() < 0.5)
             step = -1 if flip else 1
@@ -219,15 +227,17 @@ class Pointing:
             images.append(spoil(image, self._rng) if self._rng.random() < _SPOILT_SHARE else image)
             classes.append(split.classes[index][:, ::step])
             colours.append(colour_map(classes[-1], split.colours[index]))
-            phrases += Teller.of(split, index, self._rng, flip=flip).tell(PHRASES_PER_PICTURE)
+            teller = Teller.of(split, index, self._rng, flip=flip)
+            sides.append(teller.side_map())
+            phrases += teller.tell(PHRASES_PER_PICTURE)
         masks = torch.from_numpy(np.stack([phrase.mask for phrase in phrases])).float()
         with torch.autocast("cpu", torch.bfloat16):
             logits, tokens = answer(
                 self._model, pixel_values(np.stack(images)), [phrase.text for phrase in phrases]
             )
-            read_classes, read_colours = self._heads(tokens)
-        auxiliary = _token_loss(
-            read_classes.float(), np.stack(classes), read_colours.float(), np.stack(colours)
+            of_class, of_colour, of_side = self._heads(tokens)
+        auxiliary = _class_loss(of_class, np.stack(classes)) + _ATTRIBUTE_WEIGHT * (
+            _attribute_loss(of_colour, np.stack(colours)) + _attribute_loss(of_side, np.stack(sides))
         )
         return mask_loss(_full(logits.float()), masks) + (1 - 0.8 * fraction) * auxiliary
 
@@ -354,5 +364,6 @@ def facts(scores: dict[str, Any]) -> dict[str, object]:
         "iou": "\n".join(rows[:split]),
         "false_positives": "\n".join(rows[split:]),
         "smallest": f"{_SMALLEST_SHARE:.1%}",
+        "sides": "choose" if scores["false_positives"].get("wrong_position", 1) < _HEEDED else _UNHEEDED,
         "words": ", ".join((*VOCABULARY, *MORE_WORDS)),
     }
