@@ -14,6 +14,8 @@ PARTS: dict[str, str] = {
     "segmenter": "training.segmenter",
     "instances": "training.instances",
     "points": "training.points",
+    "depth": "training.depth",
+    "text": "training.text",
 }
 """Module by part, in the order in which they are trained."""
 

@@ -1,6 +1,7 @@
 """The word-level tokenizer, with its synonyms inside ``tokenizer.json`` so that every loader gets them."""
 
 import re
+from collections.abc import Mapping, Sequence
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -91,17 +92,24 @@ def spellings(alternatives: str) -> list[str]:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer for `VOCABULARY` that maps synonyms to it, skips small words and marks the rest unknown."""
-    vocabulary = {word: index for index, word in enumerate((*SPECIAL, *VOCABULARY))}
+    return word_tokenizer((*SPECIAL, *VOCABULARY), SYNONYMS, MAX_TOKENS)
+
+
+def word_tokenizer(
+    words: Sequence[str], synonyms: Mapping[str, str], max_tokens: int
+) -> PreTrainedTokenizerFast:
+    """A tokenizer whose ids are the places in `words`, which holds `SPECIAL`; synonyms as in `SYNONYMS`."""
+    vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL[UNKNOWN]))
     rules = [normalizers.Lowercase(), normalizers.Replace(Regex(r"[^a-z0-9, ]+"), " ")]
-    rules += [normalizers.Replace(Regex(rf"\b(?:{words})\b"), word) for word, words in SYNONYMS.items()]
+    rules += [normalizers.Replace(Regex(rf"\b(?:{said})\b"), word) for word, said in synonyms.items()]
     rules += [normalizers.Replace(Regex(pattern), " ") for pattern in _DROPPED]
     rules.append(normalizers.Replace(Regex(rf"\b(?:{'|'.join(sorted(SKIPPED))})\b|,"), " "))
     tokenizer.normalizer = normalizers.Sequence(rules)
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{SPECIAL[BOS]} $A {SPECIAL[EOS]}",
-        special_tokens=[(SPECIAL[BOS], BOS), (SPECIAL[EOS], EOS)],
+        special_tokens=[(word, vocabulary[word]) for word in (SPECIAL[BOS], SPECIAL[EOS])],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -109,7 +117,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         bos_token=SPECIAL[BOS],
         eos_token=SPECIAL[EOS],
         unk_token=SPECIAL[UNKNOWN],
-        model_max_length=MAX_TOKENS,
+        model_max_length=max_tokens,
     )
 
 
