@@ -12,6 +12,8 @@ from training.loop import Metrics, Plan
 
 PARTS: dict[str, str] = {
     "segmenter": "training.segmenter",
+    "vae": "training.vae",
+    "gan": "training.gan",
 }
 """Module by part, in the order in which they are trained."""
 

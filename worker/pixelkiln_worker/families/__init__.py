@@ -18,6 +18,7 @@ FAMILIES: dict[str, str] = {
     "grounded": "pixelkiln_worker.families.grounded",
     "phrases": "pixelkiln_worker.families.phrases",
     "promptable": "pixelkiln_worker.families.promptable",
+    "samplers": "pixelkiln_worker.families.samplers",
     "segmentation": "pixelkiln_worker.families.segmentation",
     "stub": "pixelkiln_worker.families.stub",
 }
