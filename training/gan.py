@@ -20,7 +20,7 @@ from pixelkiln_worker.families.noise_nets import CodePainter, CodePrior
 from training.dataset import Split
 from training.loop import Metrics, Plan, Trainer, load_average
 from training.noise_models import package_sampler, sampler_facts, score_sampler
-from training.scene_latents import load_code, scene_latents
+from training.scene_latents import decoder_alone, load_code, scene_latents
 from training.vae import CODE_CHANNELS, WIDTHS, build_prior, load_vae
 from training.world.grammar import CLASSES, FIRST_OBJECT_CLASS
 
@@ -206,7 +206,7 @@ def load_gan(folder: Path) -> tuple[CodePainter, CodePrior]:
 def package(run: Path, folder: Path) -> None:
     """Save the networks of `run` to `folder` in fp16, as the worker's `samplers` family opens them."""
     painter, prior = load_gan(run)
-    package_sampler(folder, prior, painter, load_code(run.parent))
+    package_sampler(folder, prior, painter, decoder_alone(load_code(run.parent)))
 
 
 score, facts = score_sampler, sampler_facts

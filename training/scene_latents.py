@@ -46,6 +46,14 @@ def save_code(code: AutoencoderTiny, folder: Path) -> None:
     write_json(folder / "config.json", config)
 
 
+def decoder_alone(code: AutoencoderTiny) -> AutoencoderTiny:
+    """The same decoder beside an encoder of hardly anything: for folders that only ever paint."""
+    config = dict(code.config) | {"encoder_block_out_channels": (1,) * 4, "num_encoder_blocks": (0,) * 4}
+    bare = AutoencoderTiny.from_config(config)
+    bare.decoder.load_state_dict(code.decoder.state_dict())
+    return bare.eval().requires_grad_(False)
+
+
 def _trained_or_shipped(runs: Path) -> AutoencoderTiny:
     trained = runs / "large-decoder"
     if (trained / "state.json").exists():
