@@ -19,7 +19,8 @@ import numpy as np
 
 from bench.results import Result, commit, machine
 from pixelkiln_shared.catalogue import Catalogue, ModelEntry
-from pixelkiln_shared.jobs import JobSpec, Kind
+from pixelkiln_shared.jobs import JobSpec
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.settings import settings
 from pixelkiln_worker import device, families
 from pixelkiln_worker.families.contract import Model, Outcome, Task
@@ -110,7 +111,7 @@ def _task(entry: ModelEntry, index: int) -> Task:
     if kind is Kind.SEGMENT:
         given = {"image": {}} | _EXTRA.get(entry.id, {})
     spec = JobSpec(id=f"job-{index}", kind=kind, model=entry.id, tenant="bench", input=given)
-    return Task(spec=spec, image=_picture(index) if kind is Kind.SEGMENT else None)
+    return Task(spec=spec, images={"image": _picture(index)} if kind is Kind.SEGMENT else {})
 
 
 def _picture(index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from transformers import SegformerForSemanticSegmentation
 
 from pixelkiln_shared.catalogue import Limits, ModelEntry
-from pixelkiln_shared.jobs import JobSpec, Kind
+from pixelkiln_shared.jobs import JobSpec
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families import samplers
 from pixelkiln_worker.families.contract import Outcome, Task

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pixelkiln_shared.catalogue import Catalogue, ModelEntry
-from pixelkiln_shared.jobs import JobSpec, Kind
+from pixelkiln_shared.jobs import JobSpec
+from pixelkiln_shared.kinds import Kind
 from pixelkiln_worker import families
 from pixelkiln_worker.families.contract import Model, Outcome, Pixels, Task
 from tests.tiny_models import CPU, Steps, segment_task
