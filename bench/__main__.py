@@ -10,10 +10,10 @@ import json
 import sys
 from pathlib import Path
 
-from bench import p1_stub_path
+from bench import batching, p1_stub_path
 from bench.results import Result, read, write
 
-BENCHMARKS = {"p1": p1_stub_path.run}
+BENCHMARKS = {"p1": p1_stub_path.run, **batching.benchmarks()}
 LATEST = Path(__file__).parent / "results" / "latest.json"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderTiny,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
@@ -38,6 +40,7 @@ from pixelkiln_shared.jobs import JobSpec
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families.contract import Pixels, Task
+from pixelkiln_worker.families.noise_nets import CodePainter, CodePrior
 
 CPU = Device(name="cpu", kind="cpu", memory_bytes=1 << 30, dtype_name="float32", threads=1)
 CPU.settle()  # such small layers gain nothing from a second thread, and wait for it when the machine is busy
@@ -257,6 +260,45 @@ def flux(folder: Path) -> Path:
         ),
         tokenizer_2=T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0, model_max_length=512),
     ).save_pretrained(folder)
+    return folder
+
+
+def noise_sampler(folder: Path, *, painter: str = "CodePainter") -> Path:
+    """Save a sampler of 32 px pictures: a GAN's generator, or with `painter="AutoencoderKL"` a VAE."""
+    torch.manual_seed(0)
+    prior = CodePrior(channels=4, side=4, layers=2, width=16)
+    for coupling in prior.couplings:
+        torch.nn.init.normal_(coupling.reader[-1].weight, std=0.3)  # new ones change nothing
+    torch.nn.init.normal_(prior.shift)  # codes of trained models have a mean, which truncation goes to
+    painters = {
+        "CodePainter": CodePainter(latent_channels=4, block_out_channels=(8, 16)),
+        "AutoencoderKL": AutoencoderKL(
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=8,
+        ),
+    }
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(8,) * 3,
+        decoder_block_out_channels=(8,) * 3,
+        num_encoder_blocks=(0, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+    )
+    painters[painter].decoder.conv_out.weight.data.mul_(8)  # or all pictures look alike
+    vae.decoder.layers[-1].weight.data.mul_(4)
+    prior.save_pretrained(folder / "prior")
+    painters[painter].save_pretrained(folder / "painter")
+    vae.save_pretrained(folder / "vae")
+    index = {
+        "_class_name": "NoiseSampler",
+        "prior": ["pixelkiln_worker", "CodePrior"],
+        "painter": ["diffusers" if painter == "AutoencoderKL" else "pixelkiln_worker", painter],
+        "vae": ["diffusers", "AutoencoderTiny"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 
 

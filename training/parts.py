@@ -16,6 +16,8 @@ PARTS: dict[str, str] = {
     "points": "training.points",
     "depth": "training.depth",
     "text": "training.text",
+    "vae": "training.vae",
+    "gan": "training.gan",
 }
 """Module by part, in the order in which they are trained."""
 

@@ -30,6 +30,7 @@ FAMILIES: dict[str, str] = {
     "phrases": "pixelkiln_worker.families.phrases",
     "promptable": "pixelkiln_worker.families.promptable",
     "resampling": "pixelkiln_worker.families.resampling",
+    "samplers": "pixelkiln_worker.families.samplers",
     "segmentation": "pixelkiln_worker.families.segmentation",
     "stub": "pixelkiln_worker.families.stub",
     "torchvision": "pixelkiln_worker.families.torchvision_models",
