@@ -5,9 +5,8 @@ These methods know no classes: a region is what looks alike, not a thing. The re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import cv2
@@ -16,12 +15,13 @@ from numpy.typing import NDArray
 from skimage.filters import threshold_multiotsu
 
 from pixelkiln_shared.catalogue import ModelEntry
-from pixelkiln_shared.errors import InvalidInput, ModelUnavailable, PixelkilnError
+from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_shared.kinds import Box, Point
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families import colours, grabcut, regions
-from pixelkiln_worker.families.contract import Outcome, Pixels, Segmentation, Task, Watch
+from pixelkiln_worker.families.contract import Outcome, Pixels, Segmentation, Task
 from pixelkiln_worker.families.marks import group_marks, inside
+from pixelkiln_worker.families.methods import PictureMethod
 from pixelkiln_worker.families.segments import Labels, Part, absorb_specks, assemble, enlarge, keep, shrink
 
 WORK_PX = 1024
@@ -146,38 +146,18 @@ METHODS: dict[str, Method] = {
 # ------------------------------------------------------------------------------------------------ the family
 
 
-class Classical:
-    """A method, dressed as a model."""
+class Classical(PictureMethod):
+    """One of `METHODS`."""
 
     def __init__(self, entry: ModelEntry) -> None:
-        self.footprint_bytes = 0
-        self.max_rows = entry.limits.max_batch
-        self.identity: dict[str, Any] = {
-            "method": entry.method,
-            "versions": {name: version(name) for name in ("opencv-python-headless", "scikit-image", "numpy")},
-        }
+        super().__init__(entry, entry.method)
         self._name = entry.method
         self._method = METHODS[entry.method]
 
-    def run(self, batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
-        """Segment each picture; a step is a picture."""
-        outcomes: list[Outcome | Exception] = []
-        for done, task in enumerate(batch, start=1):
-            try:
-                outcomes.append(self._one(task))
-            except (PixelkilnError, cv2.error, ValueError, MemoryError) as error:
-                outcomes.append(error)
-            watch.step(done, len(batch))
-        return outcomes
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def _one(self, task: Task) -> Outcome:
-        if task.image is None:
-            raise InvalidInput("a segment job needs a picture", pointer="/input/image")
+    def answer(self, task: Task, image: Pixels) -> Outcome:
+        """Segment a picture."""
         wish = Wish.of(task.spec.input)
-        found = self._method.run(task.image, wish)
+        found = self._method.run(image, wish)
         labels = task.spec.input.get("labels") or []
         warnings = _limited(self._name, self._method, wish)
         if labels and self._method.known:

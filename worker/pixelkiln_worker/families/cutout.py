@@ -6,10 +6,6 @@ knows no things: of a crowded picture it returns what stands out. The result say
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.metadata import version
-from typing import Any
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +15,10 @@ from skimage.filters import threshold_otsu
 from skimage.segmentation import slic
 
 from pixelkiln_shared.catalogue import ModelEntry
-from pixelkiln_shared.errors import InvalidInput, PixelkilnError
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families import alpha, grabcut, regions
-from pixelkiln_worker.families.contract import Outcome, Pixels, Task, Watch
+from pixelkiln_worker.families.contract import Outcome, Pixels, Task
+from pixelkiln_worker.families.methods import PictureMethod
 from pixelkiln_worker.families.segments import shrink
 
 WORK_PX = 480
@@ -159,38 +155,15 @@ def _filled(mask: grabcut.Mask, unlike_ground: NDArray[np.bool_]) -> grabcut.Mas
     return np.asarray(mask | filled[holes])
 
 
-class Cutter:
-    """The method, dressed as a model."""
+class Cutter(PictureMethod):
+    """GrabCut, started from what differs from the frame."""
 
-    def __init__(self, entry: ModelEntry) -> None:
-        self.footprint_bytes = 0
-        self.max_rows = entry.limits.max_batch
-        self.identity: dict[str, Any] = {
-            "method": "grabcut",
-            "versions": {name: version(name) for name in ("opencv-python-headless", "scikit-image", "numpy")},
-        }
-
-    def run(self, batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
-        """Cut out each picture's foreground; a step is a picture."""
-        outcomes: list[Outcome | Exception] = []
-        for done, task in enumerate(batch, start=1):
-            try:
-                outcomes.append(self._one(task))
-            except (PixelkilnError, cv2.error, ValueError, MemoryError) as error:
-                outcomes.append(error)
-            watch.step(done, len(batch))
-        return outcomes
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def _one(self, task: Task) -> Outcome:
-        if task.image is None:
-            raise InvalidInput("the job needs a picture", pointer="/input/image")
-        return alpha.outcome(task.image, foreground(task.image), {"method": "grabcut", "note": _NOTE})
+    def answer(self, task: Task, image: Pixels) -> Outcome:
+        """Cut out a picture's foreground."""
+        return alpha.outcome(image, foreground(image), {"method": "grabcut", "note": _NOTE})
 
 
 def load(entry: ModelEntry, device: Device) -> Cutter:
     """Return the method; it runs on the CPU whatever the device."""
     cv2.setNumThreads(device.threads)
-    return Cutter(entry)
+    return Cutter(entry, "grabcut")
