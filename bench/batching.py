@@ -23,7 +23,7 @@ from pixelkiln_shared.jobs import JobSpec
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.settings import settings
 from pixelkiln_worker import device, families
-from pixelkiln_worker.families.contract import Model, Outcome, Task
+from pixelkiln_worker.families.contract import Model, Nobody, Outcome, Task
 
 SIZES = (1, 2, 4, 8)
 PICTURES = max(SIZES)
@@ -83,15 +83,8 @@ def pictures_per_s(model: Model, tasks: list[Task], size: int) -> float:
     """Return the speed over all tasks, in batches of `size`."""
     began = time.monotonic()
     for start in range(0, len(tasks), size):
-        _check(model.run(tasks[start : start + size], _Nobody()))
+        _check(model.run(tasks[start : start + size], Nobody()))
     return len(tasks) / (time.monotonic() - began)
-
-
-class _Nobody:
-    """A watch that nobody reads."""
-
-    def step(self, step: int, steps: int) -> None:
-        """Do nothing."""
 
 
 def _check(outcomes: Iterable[Outcome | Exception]) -> None:

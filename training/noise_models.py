@@ -18,7 +18,7 @@ from pixelkiln_shared.jobs import JobSpec
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families import samplers
-from pixelkiln_worker.families.contract import Outcome, Task
+from pixelkiln_worker.families.contract import Nobody, Outcome, Task
 from pixelkiln_worker.families.noise_nets import CodePrior
 from training.dataset import IMAGE_PX, Split, write_json
 from training.judge import patches
@@ -49,13 +49,6 @@ def package_sampler(folder: Path, prior: CodePrior, painter: ModelMixin, code: A
     write_json(folder / "model_index.json", index)
 
 
-class _Nobody:
-    """A watch that nobody reads."""
-
-    def step(self, step: int, steps: int) -> None:
-        """Do nothing."""
-
-
 def open_sampler(folder: Path) -> samplers.Sampler:
     """The packaged model as a worker on a CPU loads it."""
     entry = ModelEntry(
@@ -74,7 +67,7 @@ def draw(model: samplers.Sampler, count: int, seed: int = 0, **options: bool | f
     """`count` pictures, (count, 128, 128, 3), of the seeds from `seed` on."""
     fields = {"seed": seed, "count": count, "width": IMAGE_PX, "height": IMAGE_PX, "options": options}
     spec = JobSpec(id="job", kind=Kind.GENERATE, model="sampler", tenant="training", input=fields)
-    outcome = model.run([Task(spec=spec)], _Nobody())[0]
+    outcome = model.run([Task(spec=spec)], Nobody())[0]
     assert isinstance(outcome, Outcome), outcome
     return np.stack([picture.pixels for picture in outcome.pictures])
 

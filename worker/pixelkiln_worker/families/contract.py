@@ -115,6 +115,20 @@ class Watch(Protocol):
         ...
 
 
+class Nobody:
+    """A watch that nobody reads."""
+
+    def step(self, step: int, steps: int) -> None:
+        """Do nothing."""
+
+    def previews_due(self) -> Sequence[int]:
+        """Ask for none."""
+        return ()
+
+    def preview(self, index: int, pixels: Pixels) -> None:
+        """Do nothing."""
+
+
 class Model(Protocol):
     """A loaded model. Only the device thread calls it, one batch at a time.
 

@@ -24,12 +24,12 @@ from pixelkiln_shared.kinds import Kind
 from pixelkiln_worker import weights
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families import inpainting, schedulers
-from pixelkiln_worker.families.contract import Outcome, Picture, Pixels, Task, Watch
+from pixelkiln_worker.families.contract import Nobody, Outcome, Picture, Pixels, Task, Watch
 from pixelkiln_worker.families.inpainting import Cells, Mask
 from pixelkiln_worker.families.loras import Loras
 from pixelkiln_worker.families.pipelines import Mode, Pipelines, open_folder
 from pixelkiln_worker.families.prompts import Reader
-from pixelkiln_worker.families.sampling import Nobody, Progress, Rounds, show_previews
+from pixelkiln_worker.families.sampling import Progress, Rounds, show_previews
 
 _OWN_OPTIONS = frozenset({"scheduler", "lora", "lora_scale", "rounds"})  # the others go to the pipeline
 

@@ -41,20 +41,6 @@ class Progress:
         self.step(planned, planned)
 
 
-class Nobody:
-    """A watch that nobody reads."""
-
-    def step(self, step: int, steps: int) -> None:
-        """Do nothing."""
-
-    def previews_due(self) -> Sequence[int]:
-        """Ask for none."""
-        return ()
-
-    def preview(self, index: int, pixels: Pixels) -> None:
-        """Do nothing."""
-
-
 def show_previews(pipe: Any, progress: Progress, tasks: Sequence[int], width: int, height: int) -> None:
     """Let the pipeline's scheduler, new for this pass, show the finished picture as the model foresees it.
 

@@ -21,10 +21,10 @@ from pixelkiln_shared.errors import InvalidInput
 from pixelkiln_worker import weights
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families import schedulers
-from pixelkiln_worker.families.contract import Outcome, Picture, Pixels, Task, Watch
+from pixelkiln_worker.families.contract import Nobody, Outcome, Picture, Pixels, Task, Watch
 from pixelkiln_worker.families.pipelines import Mode, Pipelines, one_of, open_folder
 from pixelkiln_worker.families.prompts import Reader
-from pixelkiln_worker.families.sampling import Nobody, Progress
+from pixelkiln_worker.families.sampling import Progress
 
 PIPELINES = ("StableDiffusionUpscalePipeline", "StableDiffusionLatentUpscalePipeline")
 

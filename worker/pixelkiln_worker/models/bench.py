@@ -21,7 +21,7 @@ from pixelkiln_shared.kinds import INPUTS
 from pixelkiln_shared.settings import Settings
 from pixelkiln_worker import device, families
 from pixelkiln_worker.device import Device, DeviceThread
-from pixelkiln_worker.families.contract import Model, Outcome, Pixels, Task
+from pixelkiln_worker.families.contract import Model, Nobody, Outcome, Pixels, Task
 from pixelkiln_worker.residency import Residency
 
 ROUNDS = 3  # their median; one round before them, uncounted, for what libraries do at a first shape
@@ -42,20 +42,6 @@ class Measured:
     steps: int | None
     seconds: dict[int, float] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
-
-
-class _Nobody:
-    """A watch that nobody reads."""
-
-    def step(self, step: int, steps: int) -> None:
-        """Do nothing."""
-
-    def previews_due(self) -> Sequence[int]:
-        """Ask for none."""
-        return ()
-
-    def preview(self, index: int, pixels: Pixels) -> None:
-        """Do nothing."""
 
 
 def bench(entry: ModelEntry, settings: Settings, sizes: Sequence[int], steps: int | None) -> Measured:
@@ -149,7 +135,7 @@ def _median_s(model: Model, tasks: Sequence[Task], chosen: Device) -> float:
         began = time.monotonic()
         outcomes: list[Outcome | Exception] = []
         for first in range(0, len(tasks), model.max_rows):
-            outcomes += model.run(tasks[first : first + model.max_rows], _Nobody())
+            outcomes += model.run(tasks[first : first + model.max_rows], Nobody())
         times.append(time.monotonic() - began)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
