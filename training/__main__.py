@@ -192,6 +192,12 @@ def _ship(args: argparse.Namespace) -> None:
         ship_part(name, args.out, args.ship)
 
 
+def _speed(args: argparse.Namespace) -> None:
+    from training.speed import time_shipped
+
+    time_shipped(args.ship)
+
+
 def _parts(args: argparse.Namespace) -> list[str]:
     return [name for name in PARTS if name in args.names]
 
@@ -219,6 +225,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Metrics | None]] = {
     "judge": _judge,
     "evaluate": _evaluate,
     "ship": _ship,
+    "speed": _speed,
     "vocabulary": _vocabulary,
 }
 
@@ -227,7 +234,7 @@ def _all(args: argparse.Namespace) -> None:
     whole, left = args.budget, 1 - sum(_SHARES.values())
     asked = {name: part(name).SHARE for name in PARTS}
     shares = _SHARES | {name: left * share / sum(asked.values()) for name, share in asked.items()}
-    for name in ("data", "tokenizer", *shares, "package", "score", "judge", "evaluate", "ship"):
+    for name in ("data", "tokenizer", *shares, "package", "score", "judge", "evaluate", "ship", "speed"):
         args.budget = whole * shares.get(name, 0)
         _run(name, args)
 

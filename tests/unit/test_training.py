@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
+from pixelkiln_worker.models.bench import Measured
 from training.autoencoder import cache_latents, load_autoencoder, train_autoencoder
 from training.cards import history, write_part_card
 from training.crisp_decoder import train_crisp_decoder
@@ -20,6 +21,7 @@ from training.muon import orthogonalize
 from training.package import load_packaged, package, package_part
 from training.parts import PARTS, part
 from training.peers import Peers, run_together
+from training.speed import note
 from training.text_encoder import train_text_encoder
 from training.tokenizer import MAX_TOKENS, UNKNOWN, build_tokenizer, encode, sprinkle_unknown
 from training.world import CLASSES, KINDS, caption, sample_spec
@@ -254,3 +256,25 @@ def test_peers_leave_with_the_same_weights(tmp_path: Path) -> None:
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert np.allclose(first, second)
     assert json.loads((tmp_path / "state.json").read_text())["presentations"] == 32
+
+
+def test_a_cards_speed_is_written_once(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# x\n\n**Measured** well.\n\n**Limits.** Many.\n")
+    (tmp_path / "metrics.json").write_text('{"scores": 1}')
+    measured = Measured(
+        model="x",
+        kind="segment",
+        device="cpu, 2 threads",
+        load_s=0.2,
+        footprint_bytes=1,
+        peak_bytes=1,
+        steps=None,
+        seconds={1: 0.05, 8: 0.01},
+    )
+    note(tmp_path, measured)
+    first = (tmp_path / "README.md").read_text()
+    note(tmp_path, measured)
+    assert (tmp_path / "README.md").read_text() == first
+    assert "**Speed.** A picture takes 50 ms, or 10 ms in a batch of 8" in first
+    assert first.index("**Speed.**") < first.index("**Limits.**")
+    assert json.loads((tmp_path / "metrics.json").read_text())["speed"]["seconds_per_picture"]["8"] == 0.01
