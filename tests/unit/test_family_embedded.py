@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from bench import embedded
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.jobs import JobSpec
 from pixelkiln_shared.kinds import Kind
@@ -107,3 +111,8 @@ def test_the_catalogue_names_the_words_the_shipped_tokenizer_knows() -> None:
     assert set(entry.vocabulary) <= set(tokenizer.get_vocab())
     meant = {synonym: word for word, synonyms in entry.synonyms.items() for synonym in synonyms}
     assert {s: tokenizer.tokenize(s) for s in meant} == {s: tokenizer.tokenize(w) for s, w in meant.items()}
+
+
+def test_the_table_of_results_is_what_the_models_measured() -> None:
+    rows = embedded.table(Path("worker/pixelkiln_worker/embedded"))
+    assert json.loads(embedded.TABLE.read_text("utf-8")) == rows
