@@ -25,6 +25,8 @@ _EDGE_WEIGHT = 4.0
 _EDGE_STEP = 0.04
 """A jump of depth between neighbours that counts as an edge; the ground's own slope is under 0.02."""
 _SPOILT_SHARE, _SPOILT_SHARE_AT_LAST, _LAST_PHASE = 0.8, 0.5, 0.75
+_LAST_LAYER_RATE = 1e-2
+"""The last layer starts at depth 0.5 everywhere, and waits long for the sky at the rate of the rest."""
 _FLOOR = 0.02
 """Depths are compared as ratios above this, for the sky has depth 0."""
 _NAMES = (
@@ -166,9 +168,14 @@ def train(folder: Path, data: Path, plan: Plan) -> Metrics:
     if (folder.parent / "segmenter" / "state.safetensors").exists():
         start_from_segmenter(net, folder.parent / "segmenter")
     matrices, others = split_parameters(net)
+    last = {id(parameter) for parameter in net.head.parameters()}
+    groups = [
+        {"params": [parameter for parameter in others if id(parameter) not in last]},
+        {"params": [parameter for parameter in others if id(parameter) in last], "lr": _LAST_LAYER_RATE},
+    ]
     optimizers = [
         Muon(matrices, lr=3e-3),
-        torch.optim.AdamW(others, 2e-3, betas=(0.9, 0.98), weight_decay=1e-4),
+        torch.optim.AdamW(groups, 2e-3, betas=(0.9, 0.98), weight_decay=1e-4),
     ]
     trainer = Trainer(folder, plan, {"depth": net}, optimizers)
     splits = [Split.open(data / "train"), Split.open(data / "held-out")]
