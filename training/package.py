@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoPipelineForText2Image, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderTiny,
+    AutoPipelineForText2Image,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+)
 
 from training.cards import write_generator_card, write_part_card
 from training.crisp_decoder import load_crisp_decoder
@@ -61,8 +66,19 @@ def package_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     _edit_json(folder / "model_index.json", lambda index: index["tokenizer"].__setitem__(1, TOKENIZER_CLASS))
     tokenizer_class = {"tokenizer_class": TOKENIZER_CLASS}
     _edit_json(folder / "tokenizer" / "tokenizer_config.json", lambda config: config.update(tokenizer_class))
-    # diffusers writes this entry, and warns of it when it reads it back
-    _edit_json(folder / "vae" / "config.json", lambda config: config.pop("block_out_channels", None))
+    _tidy_vae(folder / "vae")
+
+
+def package_vae(vae: AutoencoderTiny, folder: Path) -> None:
+    """Save an auto-encoder into its place in a packaged pipeline."""
+    vae.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    _tidy_vae(folder)
+
+
+def _tidy_vae(folder: Path) -> None:
+    # diffusers warns of the first entry when it reads it back; the second is a path of this machine
+    for entry in ("block_out_channels", "_name_or_path"):
+        _edit_json(folder / "config.json", lambda config, entry=entry: config.pop(entry, None))
 
 
 def _edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
@@ -86,9 +102,9 @@ def package(out: Path, shipped: Path) -> None:
     elif not folder.exists():
         shutil.copytree(shipped / "toyworld", folder)
     if (out / "crisp-decoder" / "state.json").exists():
-        pipeline = load_packaged(out)
-        load_crisp_decoder(out / "crisp-decoder", pipeline.vae)
-        package_pipeline(pipeline, folder)
+        vae = load_packaged(out).vae
+        load_crisp_decoder(out / "crisp-decoder", vae)
+        package_vae(vae, folder / "vae")
     _let_others_read(folder)
 
 

@@ -221,6 +221,8 @@ def test_an_adversary_teaches_the_shipped_decoder(data: Path, tmp_path: Path) ->
     assert not torch.equal(after.vae.decoder.layers[0].weight, weights)
     assert torch.equal(after.vae.encoder.layers[0].weight, before.vae.encoder.layers[0].weight)
     assert history(tmp_path)["crisp_minutes"] > 0
+    files = (tmp_path / "packaged").rglob("*.json")
+    assert not any("_name_or_path" in path.read_text() for path in files)
 
 
 @pytest.mark.parametrize("name", PARTS)
