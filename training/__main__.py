@@ -121,14 +121,26 @@ def _generator(args: argparse.Namespace) -> Metrics | None:
     return None
 
 
-def _crisp_decoder(args: argparse.Namespace) -> Metrics:
-    from training.crisp_decoder import train_crisp_decoder
+def _packaged(args: argparse.Namespace) -> Any:
+    """The packaged pipeline; packaged first where it is not yet."""
     from training.package import load_packaged, package
 
     if not (args.out / "packaged" / "toyworld").exists():
         package(args.out, args.ship)
-    folder = args.out / "crisp-decoder"
-    return train_crisp_decoder(folder, args.out / "data", load_packaged(args.out), _plan(args, 6, 100, 0.998))
+    return load_packaged(args.out)
+
+
+def _crisp_decoder(args: argparse.Namespace) -> Metrics:
+    from training.crisp_decoder import train_crisp_decoder
+
+    plan = _plan(args, 6, 100, 0.998)
+    return train_crisp_decoder(args.out / "crisp-decoder", args.out / "data", _packaged(args), plan)
+
+
+def _borders(args: argparse.Namespace) -> None:
+    from training.borders import train_borders
+
+    train_borders(args.out / "borders", args.out / "data", _packaged(args).vae)
 
 
 def _judge(args: argparse.Namespace) -> None:
@@ -219,6 +231,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Metrics | None]] = {
     "large-decoder": _large_decoder,
     "generator": _generator,
     "crisp-decoder": _crisp_decoder,
+    "borders": _borders,
     **{name: _part(name) for name in PARTS},
     "package": _package,
     "score": _score,
@@ -234,7 +247,9 @@ def _all(args: argparse.Namespace) -> None:
     whole, left = args.budget, 1 - sum(_SHARES.values())
     asked = {name: part(name).SHARE for name in PARTS}
     shares = _SHARES | {name: left * share / sum(asked.values()) for name, share in asked.items()}
-    for name in ("data", "tokenizer", *shares, "package", "score", "judge", "evaluate", "ship", "speed"):
+    before = ("text-encoder", "autoencoder", "large-decoder", "generator", "package", "borders", "package")
+    after = ("package", "score", "judge", "evaluate", "ship", "speed")
+    for name in ("data", "tokenizer", *before, "crisp-decoder", *PARTS, *after):
         args.budget = whole * shares.get(name, 0)
         _run(name, args)
 

@@ -15,6 +15,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 
+from training.borders import load_encoder
 from training.cards import write_generator_card, write_part_card
 from training.crisp_decoder import load_crisp_decoder
 from training.dataset import write_json
@@ -101,9 +102,12 @@ def package(out: Path, shipped: Path) -> None:
         package_pipeline(build_pipeline(out / "frozen", out / "large-decoder", scale), folder)
     elif not folder.exists():
         shutil.copytree(shipped / "toyworld", folder)
+    vae = load_packaged(out).vae
+    mended = load_encoder(out / "borders", vae)
     if (out / "crisp-decoder" / "state.json").exists():
-        vae = load_packaged(out).vae
         load_crisp_decoder(out / "crisp-decoder", vae)
+        mended = True
+    if mended:
         package_vae(vae, folder / "vae")
     _let_others_read(folder)
 

@@ -13,16 +13,14 @@ import torch
 from diffusers import AutoencoderTiny
 from numpy.typing import NDArray
 
-from training.autoencoder import importance, picture_loss, to_tensor
+from training.autoencoder import to_tensor
+from training.borders import teach_borders
 from training.dataset import Split, write_json
 from training.large_decoder import load_large_autoencoder
-from training.muon import Muon, split_parameters
 
 SHAPE = (4, 16, 16)
 FOLDER = "scene-latents"
 _ENCODED_TOGETHER = 50
-_BORDER_STEPS, _BORDER_BATCH, _BORDER_RATE, _BORDER_WARMUP = 300, 6, 1e-3, 20
-_LATENT_NOISE, _LARGEST_LATENT = 0.05, 2.5
 
 
 def load_code(runs: Path) -> AutoencoderTiny:
@@ -60,36 +58,6 @@ def _trained_or_shipped(runs: Path) -> AutoencoderTiny:
         return load_large_autoencoder(trained)
     shipped = resources.files("pixelkiln_worker") / "embedded" / "toyworld" / "vae"
     return AutoencoderTiny.from_pretrained(str(shipped), torch_dtype=torch.float32)
-
-
-def teach_borders(code: AutoencoderTiny, split: Split) -> None:
-    """Train the encoder on whole pictures, the decoder staying as it is: one minute, at most one pass.
-
-    It has learnt from crops, without the cells at their edges, and so gives dark frames: 20 dB there against
-    27 within. Afterwards it is 29 and 28.
-    """
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    code = code.to(memory_format=torch.channels_last).requires_grad_(False)
-    code.encoder.requires_grad_(True)
-    matrices, others = split_parameters(code.encoder)
-    optimizers = [Muon(matrices, lr=_BORDER_RATE), torch.optim.AdamW(others, _BORDER_RATE, (0.9, 0.98))]
-    steps = min(_BORDER_STEPS, len(split) // _BORDER_BATCH)
-    for step in range(steps):
-        for optimizer in optimizers:
-            factor = min(1.0, (step + 1) / _BORDER_WARMUP) * (1 - step / steps)
-            optimizer.param_groups[0]["lr"] = _BORDER_RATE * factor
-            optimizer.zero_grad()
-        chosen = np.sort(rng.integers(len(split), size=_BORDER_BATCH))
-        pictures, weight = to_tensor(split.images[chosen]), importance(split.classes[chosen])
-        with torch.autocast("cpu", torch.bfloat16):
-            latents = code.encode(pictures).latents
-            made = code.decode(latents + _LATENT_NOISE * torch.randn_like(latents)).sample
-        loss = picture_loss(made.float(), pictures, weight)
-        loss = loss + 1e-2 * (latents.float().abs() - _LARGEST_LATENT).clamp(min=0).square().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        for optimizer in optimizers:
-            optimizer.step()
 
 
 def scene_latents(runs: Path, data: Path, split: str) -> NDArray[np.float16]:

@@ -11,6 +11,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from pixelkiln_worker.models.bench import Measured
 from training.autoencoder import cache_latents, load_autoencoder, train_autoencoder
+from training.borders import train_borders
 from training.cards import history, write_part_card
 from training.crisp_decoder import train_crisp_decoder
 from training.dataset import Split, build, draw_scene, write_json
@@ -210,16 +211,17 @@ def test_checkpoints_package_as_plain_models(trained: Path) -> None:
     assert index["tokenizer"] == ["transformers", "PreTrainedTokenizerFast"]
 
 
-def test_an_adversary_teaches_the_shipped_decoder(data: Path, tmp_path: Path) -> None:
+def test_the_shipped_code_can_be_taught_further(data: Path, tmp_path: Path) -> None:
     package(tmp_path, EMBEDDED)
     before = load_packaged(tmp_path)
     weights = before.vae.decoder.layers[0].weight.clone()
     metrics = train_crisp_decoder(tmp_path / "crisp-decoder", data, before, plan(3, 2), drawn=2)
     assert 0.2 < metrics["sharpness"] < 3
+    train_borders(tmp_path / "borders", data, load_packaged(tmp_path).vae)
     package(tmp_path, EMBEDDED)
     after = load_packaged(tmp_path)
     assert not torch.equal(after.vae.decoder.layers[0].weight, weights)
-    assert torch.equal(after.vae.encoder.layers[0].weight, before.vae.encoder.layers[0].weight)
+    assert not torch.equal(after.vae.encoder.layers[0].weight, before.vae.encoder.layers[0].weight)
     assert history(tmp_path)["crisp_minutes"] > 0
     files = (tmp_path / "packaged").rglob("*.json")
     assert not any("_name_or_path" in path.read_text() for path in files)
