@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pixelkiln.cli.make import Size, deliver, force_option, open_image, output_folder, read_text
-from pixelkiln.cli.options import Pair, connect, job_options, literal, output_options, wait_options
+from pixelkiln.cli.options import Pair, Words, connect, job_options, literal, output_options, wait_options
 from pixelkiln.cli.saving import check_folder
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def edit(
 ) -> None:
     """Draw IMAGE anew by PROMPT (`-` reads it from stdin), or only what a mask marks.
 
-    IMAGE and the mask are files, or the id of a job whose picture is meant.
+    IMAGE and the mask are files, or pictures of jobs: JOB, JOB.image.2, JOB.mask, JOB.input.mask.
     """
     fields = given | {"prompt": read_text(prompt)}
     if size is not None:
@@ -120,13 +120,13 @@ def stereo(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> None
 
 @click.command(epilog="Example:  pixelkiln classify photos/*.jpg --model my-clip --labels cat,dog --wait")
 @_images
-@click.option("--labels", help="Choose among these, separated by commas, where the model reads text.")
+@click.option("--labels", type=Words(), help="Choose among these, by commas, where the model reads text.")
 @click.option("--top", type=int, help="How many classes to name.")
 @_picture_options
 @click.pass_context
-def classify(ctx: click.Context, /, images: tuple[str, ...], labels: str | None, **given: Any) -> None:
+def classify(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> None:
     """Name what pictures show."""
-    _work(ctx, "classify", images, given | {"labels": labels.split(",") if labels else None})
+    _work(ctx, "classify", images, given)
 
 
 def _work(ctx: click.Context, kind: str, images: tuple[str, ...], given: dict[str, Any]) -> None:

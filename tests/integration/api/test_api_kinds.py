@@ -1,4 +1,4 @@
-"""Every kind of job at the door: what is wrong is named, what is odd is warned of, and nothing stays behind."""
+"""Every kind of job at the door: what is wrong is named, what is odd warned of, and nothing stays behind."""
 
 from __future__ import annotations
 
