@@ -95,8 +95,10 @@ def _cli(job: JobResource, fields: Mapping[str, Any]) -> str:
 
 
 def _picture(reference: Mapping[str, Any]) -> str:
-    """Return what stands for a picture on the command line: a job's id, or a file the reader has."""
-    return str(reference.get("job", "picture.png"))
+    """Return what stands for a picture on the command line: a job's id and which of its pictures."""
+    if reference.get("input"):
+        return f"{reference['job']}.input.{reference['input']}"
+    return f"{reference['job']}.{reference['role']}.{reference['index']}"
 
 
 def _python(job: JobResource, fields: Mapping[str, Any], base: str) -> str:
