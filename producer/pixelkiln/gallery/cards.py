@@ -114,7 +114,7 @@ class Card:
 
 def _found(job: JobResource) -> str:
     labels = [label for label in job.detail.get("labels", ()) if isinstance(label, str)]
-    labels += [str(one["label"]) for one in named(job)]
+    labels += [str(one["label"]) for one in named(job)[:1]]
     if len(labels) > 1 and all(_NUMBERED.search(label) for label in labels):
         return f"{len(labels)} regions"
     return ", ".join(labels[:_NAMED]) + (", ..." if len(labels) > _NAMED else "")
