@@ -76,7 +76,7 @@ def _cli(job: JobResource, fields: Mapping[str, Any]) -> str:
     if "mask" in fields:
         words += ["--mask", _picture(fields["mask"])]
     if fields.get("prompt"):
-        words.append(str(fields["prompt"]))
+        words += ["--prompt"] * (job.kind is Kind.UPSCALE) + [str(fields["prompt"])]
     words += ["--model", job.model]
     if "width" in fields and "height" in fields:
         words += ["--size", f"{fields['width']}x{fields['height']}"]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from pixelkiln_shared.fleet import LoadedModel
+
+pytestmark = pytest.mark.usefixtures("quiet_server")
 
 
 def test_a_model_is_shown_with_all_that_is_known_of_it(api, pixelkiln):

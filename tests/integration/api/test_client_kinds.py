@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from typing import Any
 
 import pytest
 
 from pixelkiln import AsyncClient, ValidationError
+from pixelkiln.gallery.snippets import snippets
+from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.kinds import Role
 from tests.integration.api.conftest import Api, picture
+
+pytestmark = pytest.mark.usefixtures("quiet_server")
 
 CALLS: list[tuple[str, dict[str, Any]]] = [
     ("edit", {"prompt": "a blue house", "strength": 0.5, "count": 2}),
@@ -155,3 +160,33 @@ def test_what_is_wrong_is_said_in_a_line_and_queues_nothing(pixelkiln, files, ar
 def test_labels_may_have_blanks_after_their_commas(pixelkiln, files):
     job = shown(pixelkiln("segment", files["scene"], "--labels", "sky, tree,", "--json"))
     assert job["input"]["labels"] == ["sky", "tree"]
+
+
+EVERYTHING: list[tuple[str, dict[str, Any]]] = [
+    ("generate", {"prompt": "a house", "negative_prompt": "fog", "count": 2, "seed": 1, "steps": 3}),
+    ("generate", {"seed": 1, "guidance": 2.5, "width": 64, "height": 96, "options": {"rounds": 1}}),
+    ("edit", {"prompt": "a house", "negative_prompt": "fog", "strength": 0.5, "seed": 1, "guidance": 2.0}),
+    ("edit", {"seed": 1}),
+    ("upscale", {"prompt": "a house", "negative_prompt": "fog", "scale": 3, "seed": 1, "steps": 9}),
+    ("upscale", {"guidance": 2.0, "format": "webp"}),
+    ("segment", {"labels": ["sky", "tree"], "threshold": 0.25}),
+    ("segment", {"boxes": [{"x0": 1.0, "y0": 2.0, "x1": 30.5, "y1": 40.0}]}),
+    ("cutout", {"format": "webp"}),
+    ("depth", {}),
+    ("stereo", {"disparity": 0.1, "format": "jpeg"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields"), EVERYTHING)
+def test_the_command_a_page_shows_makes_the_same_job(api, client, pixelkiln, kind, fields):
+    given = fields if kind == "generate" else {"image": client.upload(picture(128, 128)), **fields}
+    first = client.submit({"kind": kind, "input": given}).resource
+    views = snippets(first, api.url, Catalogue.load(), closed=False)
+    words = shlex.split(views["cli"])
+    assert words[-2:] == ["-o", "out"]
+    again = shown(pixelkiln(*words[1:-2], "--json"))
+    assert again["model"] == first.model
+    same = [name for name in first.input if name != "image"]
+    assert {name: again["input"][name] for name in same} == {name: first.input[name] for name in same}
+    if kind != "generate":
+        assert again["input"]["image"]["sha256"] == first.input["image"]["sha256"]

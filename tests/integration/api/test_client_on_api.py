@@ -24,6 +24,8 @@ from pixelkiln_shared.kinds import Role
 from pixelkiln_shared.ledger.contract import LaneOffer
 from tests.integration.api.conftest import Api, picture
 
+pytestmark = pytest.mark.usefixtures("quiet_server")
+
 
 @contextmanager
 def a_worker(api: Api) -> Iterator[None]:
