@@ -8,7 +8,7 @@ from typing import Any
 from pixelkiln.inputs import Source
 from pixelkiln.validation import escape, wrong
 from pixelkiln_shared.catalogue import ModelEntry
-from pixelkiln_shared.kinds import ClassifyInput, KindInput, SampledInput, SegmentInput
+from pixelkiln_shared.kinds import ClassifyInput, KindInput, SampledInput, SegmentInput, UpscaleInput
 
 MAX_LABEL_KEY = 64
 MAX_LABEL_VALUE = 256
@@ -38,6 +38,12 @@ def check_wishes(entry: ModelEntry, wanted: KindInput, at: str) -> None:
         _check_marks(entry, wanted, at)
     if isinstance(wanted, SegmentInput | ClassifyInput):
         _check_labels(entry, wanted.labels, at)
+
+
+def samples(entry: ModelEntry, wanted: KindInput) -> bool:
+    """Whether the model draws from noise for this job, so that seed, steps and guidance mean something."""
+    resampled = isinstance(wanted, UpscaleInput) and entry.prompt == "ignored"
+    return isinstance(wanted, SampledInput) and not resampled
 
 
 def check_steps(entry: ModelEntry, steps: int, at: str) -> None:
@@ -168,9 +174,13 @@ def warnings_of(entry: ModelEntry, wanted: KindInput, *, world: str, chosen: boo
         world: the closed world the input picture comes from.
         chosen: whether the model was chosen for a job that named none.
     """
-    given = wanted.model_fields_set
+    given = {name for name in wanted.model_fields_set if getattr(wanted, name) is not None}
+    unread = isinstance(wanted, SampledInput) and entry.prompt == "ignored"
+    resampled = isinstance(wanted, SampledInput) and not samples(entry, wanted)
     unused = {
-        "prompt": isinstance(wanted, SampledInput) and entry.prompt == "ignored" and "prompt" in given,
+        "prompt": unread and "prompt" in given,
+        "negative_prompt": unread and "negative_prompt" in given,
+        **{name: resampled and name in given for name in ("seed", "steps", "guidance")},
         "points and boxes": bool(given & {"points", "boxes"}) and entry.marks == "ignored",
         "regions": "regions" in given and entry.family != "classical",
         "threshold": "threshold" in given and entry.family == "classical",

@@ -226,6 +226,7 @@ class Inputs:
         parent, record = self._parent(reference.job, order, at)
         makes = INPUTS[parent.kind].makes
         if reference.input is not None:
+            _check_given(reference, at)
             return self._same_input(parent, reference.input, order, at)
         if reference.role is Role.IMAGE and Role.IMAGE not in makes:  # what it worked on
             if reference.index:
@@ -234,7 +235,7 @@ class Inputs:
         if reference.role not in makes:
             roles = [role.value for role in dict.fromkeys((Role.IMAGE, *makes))]
             raise wrong(
-                "invalid_reference", f"{at}/role", f"a {parent.kind} job has no such picture", known=roles
+                "invalid_reference", f"{at}/role", f"{parent.kind} jobs make no such picture", known=roles
             )
         if record is not None and record.status.terminal and record.status is not Status.SUCCEEDED:
             raise wrong("parent_failed", f"{at}/job", f"that job has {record.status}: it has no picture")
@@ -286,6 +287,13 @@ def _reference(raw: object, at: str) -> UploadRef | JobRef | UrlRef | InlineRef:
     if form is None:
         raise wrong("invalid_reference", at, "a picture is one of the known forms", known=list(_REFERENCES))
     return validate(form, raw, at=at)
+
+
+def _check_given(reference: JobRef, at: str) -> None:
+    """Check that what names an input picture does not name an artifact as well."""
+    for name in ("role", "index"):
+        if getattr(reference, name) != JobRef.model_fields[name].default:
+            raise wrong("invalid_reference", f"{at}/{name}", "`input` alone names what that job was given")
 
 
 def picture_limits(settings: Settings) -> PictureLimits:

@@ -18,6 +18,7 @@ from pixelkiln.checks import (
     check_steps,
     check_tags,
     check_wishes,
+    samples,
     warnings_of,
 )
 from pixelkiln.inputs import Inputs, Kept, Order, Source
@@ -120,7 +121,7 @@ def _settle(
     at: str,
 ) -> None:
     """Fill in what the request left out, and hold the rest to the model's limits."""
-    if isinstance(wanted, SampledInput):
+    if samples(entry, wanted):
         _settle_sampling(settled, entry, at)
     if isinstance(wanted, SizedInput):
         _settle_size(settled, entry, sources.get("image"), at)

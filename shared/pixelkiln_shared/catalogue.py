@@ -173,7 +173,10 @@ class Catalogue:
         fitting = [e for e in self if kind in e.default_for and _answers(e, kind, marks, labels)]
         fitting.sort(key=lambda e: (e.world != world, e.world != ""))
         if not fitting:
-            raise UnknownModel(f"name a model: the catalogue has no default for {kind}", pointer="/model")
+            usable = [e.id for e in self if kind in e.kinds]
+            why = f"name a model: the catalogue has no default for {kind}"
+            why = why if usable else f"no model of the catalogue does {kind}"
+            raise UnknownModel(why, pointer="/model", detail={"models": usable})
         return fitting[0]
 
     @cached_property

@@ -11,7 +11,7 @@ import unicodedata
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 MAX_PROMPT_CHARACTERS = 4_000
@@ -131,6 +131,14 @@ def _clean(value: str, *, what: str) -> str:
 def _optional_prompt(value: str | None) -> str | None:
     return None if value is None else _text(value, what="prompt")
 
+
+def _label(value: str) -> str:
+    return _text(value, what="label")
+
+
+Label = Annotated[
+    str, Field(max_length=MAX_LABEL_CHARACTERS, json_schema_extra={"minLength": 1}), AfterValidator(_label)
+]
 
 # What the validators below check, for the OpenAPI document.
 _PROMPT: dict[str, Any] = {"minLength": 1, "maxLength": MAX_PROMPT_CHARACTERS}
@@ -269,7 +277,7 @@ class SegmentInput(KindInput):
     face: ClassVar[Role | None] = Role.OVERLAY
 
     image: ImageRef
-    labels: list[Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARACTERS)]] = Field(
+    labels: list[Label] = Field(
         default_factory=list,
         max_length=64,
         description="Keep only these classes; or find these phrases, where the model reads text",
@@ -316,7 +324,7 @@ class DepthInput(KindInput):
 class StereoInput(KindInput):
     """A picture for two eyes: side by side, and as a red-cyan anaglyph."""
 
-    makes: ClassVar[tuple[Role, ...]] = (Role.IMAGE, Role.DEPTH)
+    makes: ClassVar[tuple[Role, ...]] = (Role.IMAGE, Role.DEPTH, Role.PREVIEW)
 
     image: ImageRef
     disparity: float = Field(
@@ -332,7 +340,7 @@ class ClassifyInput(KindInput):
     face: ClassVar[Role | None] = None
 
     image: ImageRef
-    labels: list[Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARACTERS)]] = Field(
+    labels: list[Label] = Field(
         default_factory=list, max_length=256, description="Choose among these, where the model reads text"
     )
     top: int = Field(default=5, ge=1, le=100, description="Classes to name, best first")

@@ -41,6 +41,18 @@ def test_one_that_is_too_old_gives_way_to_the_bundled_one(tmp_path, monkeypatch)
     assert version.startswith("6.2")
 
 
+def test_data_of_a_newer_server_are_not_passed_over(tmp_path, monkeypatch):
+    old, new = program(tmp_path, "redis-server", "6.2.14"), program(tmp_path, "valkey-server", "8.1.0")
+    monkeypatch.setattr(redis_server, "candidates", lambda: [str(old), str(new)])
+    data = tmp_path / "redis"
+    assert redis_server.find_server(data) == (str(old), "6.2.14")
+    (data / "appendonlydir").mkdir(parents=True)
+    assert redis_server.find_server(data) == (str(new), "8.1.0")
+    monkeypatch.setattr(redis_server, "candidates", lambda: [str(old)])
+    with pytest.raises(Misconfigured, match=r"older than 7\.0, which wrote"):
+        redis_server.find_server(data)
+
+
 def test_none_at_all_is_one_clear_message(monkeypatch):
     monkeypatch.setattr(redis_server, "candidates", list)
     with pytest.raises(Misconfigured, match="redis-server or valkey-server"):

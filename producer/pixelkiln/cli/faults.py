@@ -19,6 +19,9 @@ class Refused(click.ClickException):
     exit_code = USAGE
 
 
+_CHOICES = ("models", "known", "allowed")  # what a fault calls the values that would do
+
+
 def exit_code_for(error: Exception, ctx: click.Context) -> int | None:
     """Report an error and return its exit code; None for a fault of our own, which deserves its traceback."""
     if isinstance(error, PixelkilnError):
@@ -45,10 +48,11 @@ def _pixelkiln(error: PixelkilnError, *, as_json: bool) -> int:
         click.echo(json.dumps(facts))
     click.echo(f"Error: {clean(error.message)}", err=True)
     for fault in getattr(error, "errors", [])[:10]:
-        if fault.get("detail") or fault.get("pointer"):
-            click.echo(
-                f"  {clean(str(fault.get('pointer', '')))}: {clean(str(fault.get('detail', '')))}", err=True
-            )
+        if fault.get("pointer"):
+            click.echo(f"  {clean(str(fault['pointer']))}: {clean(str(fault.get('detail', '')))}", err=True)
+        known = next((fault[name] for name in _CHOICES if fault.get(name)), ())
+        if known:
+            click.echo(f"  one of: {clean(', '.join(map(str, known)))}", err=True)
     if advice:
         hint(advice)
     return code

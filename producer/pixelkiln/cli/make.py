@@ -10,13 +10,26 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pixelkiln.cli.faults import Refused
-from pixelkiln.cli.options import Numbers, Pair, connect, job_options, literal, output_options, wait_options
+from pixelkiln.cli.options import (
+    Numbers,
+    Pair,
+    Words,
+    connect,
+    job_options,
+    literal,
+    output_options,
+    wait_options,
+)
 from pixelkiln.cli.saving import check_folder, save_result
 from pixelkiln.cli.screen import clean, emit_json, hint
 from pixelkiln.cli.waiting import finish, report_failure, wait_for_jobs
 
 if TYPE_CHECKING:
     from pixelkiln.client import Client, Job
+
+_OF_JOB = re.compile(
+    r"(?P<job>job_[0-9a-z]{26})(?:\.input\.(?P<field>[a-z]+)|\.(?P<role>[a-z]+)(?:\.(?P<index>\d{1,3}))?)?"
+)
 
 
 class Size(click.ParamType[tuple[int, int]]):
@@ -100,7 +113,10 @@ def generate(
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--model", help="A model of `pixelkiln models`.")
 @click.option(
-    "--labels", "classes", help="Keep these classes, or find these phrases (`the red house`), by commas."
+    "--labels",
+    "classes",
+    type=Words(),
+    help="Keep these classes, or find these phrases (`the red house`), by commas.",
 )
 @click.option(
     "--box", "boxes", type=Numbers(4), multiple=True, help="X0,Y0,X1,Y1: take what is inside; repeatable."
@@ -124,7 +140,7 @@ def segment(
     /,
     images: tuple[str, ...],
     model: str | None,
-    classes: str | None,
+    classes: list[str] | None,
     boxes: tuple[tuple[float, ...], ...],
     points: tuple[tuple[float, ...], ...],
     background: tuple[tuple[float, ...], ...],
@@ -136,14 +152,17 @@ def segment(
     tags: tuple[tuple[str, str], ...],
     **waiting: Any,
 ) -> None:
-    """Take pictures apart. IMAGE is a file, `-` for stdin, or the id of a job whose picture is meant."""
+    """Take pictures apart. IMAGE is a file, `-` for stdin, or a picture of a job.
+
+    JOB is the first picture of a job, or the one it worked on; JOB.image.2 and JOB.cutout name another.
+    """
     kinds = set(forms.split(","))
     if not kinds <= {"png", "coco"}:
         raise Refused(f"--format takes png and coco, not {forms!r}")
     marks = [{"x": x, "y": y, "positive": True} for x, y in points]
     marks += [{"x": x, "y": y, "positive": False} for x, y in background]
     wanted: dict[str, Any] = {
-        "labels": classes.split(",") if classes else None,
+        "labels": classes or None,
         "boxes": [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in boxes] or None,
         "points": marks or None,
         "regions": regions,
@@ -241,19 +260,32 @@ def read_stdin() -> bytes:
 
 
 def open_image(name: str) -> bytes | dict[str, Any]:
-    """Return a file's bytes, or a reference for a job's id.
+    """Return a file's bytes, or a reference: `JOB`, `JOB.ROLE`, `JOB.ROLE.INDEX` or `JOB.input.FIELD`.
 
     Raises:
         Refused: the file cannot be read.
     """
     if name == "-":
         return read_stdin()
-    if re.fullmatch(r"job_[0-9a-z]{26}", name) and not Path(name).exists():
-        return {"job": name}
+    match = _OF_JOB.fullmatch(name)
+    if match and not Path(name).exists() and _is_role(match["role"]):
+        return _of_job(**match.groupdict())
     try:
         return Path(name).read_bytes()
     except OSError as error:
         raise Refused(f"{name}: {error.strerror}") from error
+
+
+def _is_role(role: str | None) -> bool:
+    from pixelkiln_shared.kinds import Role
+
+    return role is None or role in set(Role)
+
+
+def _of_job(job: str, field: str | None, role: str | None, index: str | None) -> dict[str, Any]:
+    if field is not None:
+        return {"job": job, "input": field}
+    return {"job": job, **({"role": role} if role else {}), **({"index": int(index)} if index else {})}
 
 
 COMMANDS = {"generate": generate, "segment": segment}

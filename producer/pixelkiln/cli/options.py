@@ -30,6 +30,17 @@ class Duration(click.ParamType[float]):
         return float(match[1]) * _UNITS_S[match[2]]
 
 
+class Words(click.ParamType[list[str]]):
+    """Words or phrases with commas between them."""
+
+    name = "words"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """Split, without the blanks around each."""
+        parts = value.split(",") if isinstance(value, str) else value
+        return [part.strip() for part in parts if part.strip()]
+
+
 class Pair(click.ParamType[tuple[str, str]]):
     """A `NAME=VALUE`."""
 

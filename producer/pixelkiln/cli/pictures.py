@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pixelkiln.cli.make import Size, deliver, force_option, open_image, output_folder, read_text
-from pixelkiln.cli.options import Pair, connect, job_options, literal, output_options, wait_options
+from pixelkiln.cli.options import Pair, Words, connect, job_options, literal, output_options, wait_options
 from pixelkiln.cli.saving import check_folder
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ _WAITING = ("wait", "timeout", "output", "force", "as_json", "quiet")
 _images = click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 _form = click.option("--format", type=click.Choice(["png", "webp", "jpeg"]), help="File format.")
 _seed = click.option("--seed", type=int, help="The same seed gives the same picture.")
+_guidance = click.option("--guidance", type=float, help="How closely to follow the prompt.")
+_negative = click.option("--negative", "negative_prompt", help="What should not be seen.")
 _steps = click.option("--steps", type=int, help="Denoising steps.")
 
 
@@ -41,15 +43,15 @@ def _picture_options(command: F) -> F:
 
 @click.command(epilog='Example:  pixelkiln edit house.png "a red house at night" --strength 0.6 -o out/')
 @click.argument("image")
-@click.argument("prompt")
+@click.argument("prompt", required=False)
 @click.option("--mask", help="A picture of the same size: what is not black in it is drawn anew.")
 @click.option("--strength", type=float, help="How far from the picture: above 0, at most 1.")
 @click.option("-n", "--count", type=int, default=1, show_default=True, help="How many pictures.")
 @_seed
 @click.option("--size", type=Size(), help="WIDTHxHEIGHT in pixels; left out: the picture's.")
 @_steps
-@click.option("--guidance", type=float, help="How closely to follow the prompt.")
-@click.option("--negative", "negative_prompt", help="What should not be seen.")
+@_guidance
+@_negative
 @_form
 @_picture_options
 @click.pass_context
@@ -57,16 +59,16 @@ def edit(
     ctx: click.Context,
     /,
     image: str,
-    prompt: str,
+    prompt: str | None,
     mask: str | None,
     size: tuple[int, int] | None,
     **given: Any,
 ) -> None:
     """Draw IMAGE anew by PROMPT (`-` reads it from stdin), or only what a mask marks.
 
-    IMAGE and the mask are files, or the id of a job whose picture is meant.
+    IMAGE and the mask are files, or pictures of jobs: JOB, JOB.image.2, JOB.mask, JOB.input.mask.
     """
-    fields = given | {"prompt": read_text(prompt)}
+    fields = given | {"prompt": None if prompt is None else read_text(prompt)}
     if size is not None:
         fields["width"], fields["height"] = size
     if mask is not None:
@@ -90,6 +92,8 @@ def cutout(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> None
 @click.option("--prompt", help="What it shows, for models that read it.")
 @_seed
 @_steps
+@_guidance
+@_negative
 @_form
 @_picture_options
 @click.pass_context
@@ -120,13 +124,13 @@ def stereo(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> None
 
 @click.command(epilog="Example:  pixelkiln classify photos/*.jpg --model my-clip --labels cat,dog --wait")
 @_images
-@click.option("--labels", help="Choose among these, separated by commas, where the model reads text.")
+@click.option("--labels", type=Words(), help="Choose among these, by commas, where the model reads text.")
 @click.option("--top", type=int, help="How many classes to name.")
 @_picture_options
 @click.pass_context
-def classify(ctx: click.Context, /, images: tuple[str, ...], labels: str | None, **given: Any) -> None:
+def classify(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> None:
     """Name what pictures show."""
-    _work(ctx, "classify", images, given | {"labels": labels.split(",") if labels else None})
+    _work(ctx, "classify", images, given)
 
 
 def _work(ctx: click.Context, kind: str, images: tuple[str, ...], given: dict[str, Any]) -> None:

@@ -23,6 +23,8 @@ TO_DO = {
     Kind.CLASSIFY: "Name it",
 }
 """What can be done with a picture that is there, as its button says it."""
+DRAWN = frozenset({Kind.GENERATE, Kind.EDIT, Kind.UPSCALE})
+"""Kinds whose pictures one goes on with; after any other kind it is the picture that was given."""
 
 _TITLES = {
     Kind.GENERATE: "From noise",
@@ -52,8 +54,9 @@ class Card:
     @property
     def faces(self) -> list[str]:
         """Addresses of the thumbnails that stand for the job."""
+        most = MOSAIC if self.job.kind in DRAWN else 1
         made = [address(self.job, one, "thumb") for one in self.shown]
-        return made[:MOSAIC] or ([self.input_thumb] if self.input_thumb else [])
+        return made[:most] or ([self.input_thumb] if self.input_thumb else [])
 
     @property
     def shown(self) -> list[ArtifactResource]:
@@ -68,9 +71,29 @@ class Card:
     @property
     def input(self) -> str | None:
         """The address of the input picture; None where there is none, or not yet."""
-        image = self.job.input.get("image", {})
-        borrowed = "job" in image and self.job.status in {Status.BLOCKED, Status.FAILED, Status.CANCELED}
-        return None if not image or borrowed else f"/jobs/{self.job.id}/input"
+        return self.given.get("image")
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The addresses of the pictures the job works on, by input field, as far as they are there."""
+        fields = INPUTS[self.job.kind].pictures
+        there = {name: image for name in fields if (image := self.job.input.get(name))}
+        unsure = self.job.status in {Status.BLOCKED, Status.FAILED, Status.CANCELED}
+        return {
+            name: f"/jobs/{self.job.id}/input/{name}"
+            for name, image in there.items()
+            if not ("job" in image and unsure)
+        }
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a picture to go on with."""
+        return bool(self.shown if self.goes_on_with_result else self.input and not self.active)
+
+    @property
+    def goes_on_with_result(self) -> bool:
+        """Whether what comes next takes what was made, not what was given."""
+        return self.job.kind in DRAWN
 
     @property
     def active(self) -> bool:
@@ -91,7 +114,7 @@ class Card:
 
 def _found(job: JobResource) -> str:
     labels = [label for label in job.detail.get("labels", ()) if isinstance(label, str)]
-    labels += [str(one["label"]) for one in named(job)]
+    labels += [str(one["label"]) for one in named(job)[:1]]
     if len(labels) > 1 and all(_NUMBERED.search(label) for label in labels):
         return f"{len(labels)} regions"
     return ", ".join(labels[:_NAMED]) + (", ..." if len(labels) > _NAMED else "")
@@ -105,6 +128,14 @@ def named(job: JobResource) -> list[dict[str, Any]]:
 def address(job: JobResource, artifact: ArtifactResource, verb: str = "files") -> str:
     """Return where this gallery serves an artifact; the hash makes the address as lasting as the content."""
     return f"/jobs/{job.id}/{verb}/{artifact.role}/{artifact.index}?v={artifact.sha256[:12]}"
+
+
+def caption(job: JobResource, artifact: ArtifactResource) -> str:
+    """Return what to call one of several pictures."""
+    names = job.detail.get("pictures")
+    if isinstance(names, list) and artifact.index < len(names):
+        return str(names[artifact.index])
+    return artifact.label or f"picture {artifact.index + 1}"
 
 
 def ago(moment: datetime) -> str:

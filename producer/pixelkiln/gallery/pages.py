@@ -22,7 +22,7 @@ from pixelkiln.gallery.snippets import request_of, snippets
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import InvalidCursor, NotFound
 from pixelkiln_shared.jobs import Artifact, JobSpec, Result, Status
-from pixelkiln_shared.kinds import Kind, Role
+from pixelkiln_shared.kinds import INPUTS, Kind, Role
 
 PAGE = 36
 STATIC = Path(__file__).with_name("static")
@@ -43,7 +43,7 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.globals.update(Role=Role, Status=Status, Kind=Kind, address=cards.address)
+_templates.globals.update(Role=Role, Status=Status, Kind=Kind, address=cards.address, caption=cards.caption)
 
 router = APIRouter(include_in_schema=False)
 
@@ -73,6 +73,8 @@ def front(
         counts={one: counts.get(one, 0) for one in Status},
         total=sum(counts.values()),
         models=[entry for entry in parts.producer.catalogue if Kind.GENERATE in entry.kinds],
+        editors=_editors(parts),
+        kinds=[one for one in Kind if any(one in entry.kinds for entry in parts.producer.catalogue)],
         tasks=_tasks(parts),
         **_frame(parts),
     )
@@ -120,7 +122,8 @@ def job(job_id: str, request: Request, parts: Parts, caller: CurrentCaller) -> R
         mask=cards.first(found.artifacts, Role.MASK),
         annotations=cards.first(found.artifacts, Role.ANNOTATIONS),
         named=cards.named(found),
-        to_do=[task for task in _tasks(parts) if task[0] is not found.kind] if card.shown else [],
+        to_do=[task for task in _tasks(parts) if task[0] is not found.kind] if card.ready else [],
+        editors=_editors(parts) if card.ready else [],
         cutouts=[one for one in found.artifacts if one.role is Role.CUTOUT],
         parameters=cards.parameters(found.input),
         timeline=cards.timeline(found),
@@ -155,12 +158,13 @@ def thumb(job_id: str, role: Role, index: int, parts: Parts, caller: CurrentCall
     return Response(parts.thumbnails.of(artifact.key), media_type="image/webp", headers=_FILE_HEADERS)
 
 
-@router.get("/jobs/{job_id}/input")
+@router.get("/jobs/{job_id}/input/{field}")
 def input_picture(
-    job_id: str, parts: Parts, caller: CurrentCaller, small: Annotated[bool, Query()] = False
+    job_id: str, field: str, parts: Parts, caller: CurrentCaller, small: Annotated[bool, Query()] = False
 ) -> Response:
-    """Return the picture a job was given."""
-    image = JobSpec.model_validate_json(parts.producer.get(job_id, caller.tenant).spec).input.get("image", {})
+    """Return a picture a job was given."""
+    spec = JobSpec.model_validate_json(parts.producer.get(job_id, caller.tenant).spec)
+    image = (spec.input.get(field) if field in INPUTS[spec.kind].pictures else None) or {}
     if "job" in image:
         verb = "thumb" if small else "files"
         return RedirectResponse(f"/jobs/{image['job']}/{verb}/{image['role']}/{image['index']}")
@@ -257,6 +261,11 @@ def _tasks(parts: Parts) -> list[tuple[Kind, str, list[ModelEntry]]]:
         if any(kind in entry.default_for for entry in entries):
             listed.append((kind, words, [e for e in entries if e.marks != "needed" and not e.phrases]))
     return listed
+
+
+def _editors(parts: Parts) -> list[ModelEntry]:
+    """The models that draw a picture anew by a prompt."""
+    return [e for e in parts.producer.catalogue if Kind.EDIT in e.kinds and e.prompt != "ignored"]
 
 
 def _mine(parts: Parts, tenant: str, job_ids: list[str]) -> list[str]:

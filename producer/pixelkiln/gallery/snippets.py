@@ -76,7 +76,7 @@ def _cli(job: JobResource, fields: Mapping[str, Any]) -> str:
     if "mask" in fields:
         words += ["--mask", _picture(fields["mask"])]
     if fields.get("prompt"):
-        words.append(str(fields["prompt"]))
+        words += ["--prompt"] * (job.kind is Kind.UPSCALE) + [str(fields["prompt"])]
     words += ["--model", job.model]
     if "width" in fields and "height" in fields:
         words += ["--size", f"{fields['width']}x{fields['height']}"]
@@ -95,8 +95,10 @@ def _cli(job: JobResource, fields: Mapping[str, Any]) -> str:
 
 
 def _picture(reference: Mapping[str, Any]) -> str:
-    """Return what stands for a picture on the command line: a job's id, or a file the reader has."""
-    return str(reference.get("job", "picture.png"))
+    """Return what stands for a picture on the command line: a job's id and which of its pictures."""
+    if reference.get("input"):
+        return f"{reference['job']}.input.{reference['input']}"
+    return f"{reference['job']}.{reference['role']}.{reference['index']}"
 
 
 def _python(job: JobResource, fields: Mapping[str, Any], base: str) -> str:

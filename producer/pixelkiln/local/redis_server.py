@@ -17,6 +17,7 @@ from pixelkiln.local.facts import write_private
 from pixelkiln_shared.errors import Misconfigured
 
 OLDEST = (6, 2)
+MANY_FILES = (7, 0)  # from here on the append-only file is a folder, which an older server does not see
 START_S = 60.0  # a long append-only file takes its time to load
 
 MISSING = """no Redis found. One of these helps:
@@ -30,19 +31,25 @@ def given_url(environment: Mapping[str, str]) -> str | None:
     return environment.get("PIXELKILN_REDIS_URL") or environment.get("REDIS_URL") or None
 
 
-def find_server() -> tuple[str, str]:
+def find_server(folder: Path | None = None) -> tuple[str, str]:
     """Return a server program and its version.
+
+    Args:
+        folder: where its data are; a server too old to read them would start with none, in silence.
 
     Raises:
         Misconfigured: there is none that is new enough; the message says what helps.
     """
+    newer = folder is not None and (folder / "appendonlydir").exists()
+    oldest, why = (MANY_FILES, f", which wrote {folder}") if newer else (OLDEST, "")
     old = []
     for candidate in candidates():
         version = version_of(candidate)
-        if version is not None and version >= OLDEST:
+        if version is not None and version >= oldest:
             return candidate, ".".join(map(str, version))
         if version is not None:
-            old.append(f"{candidate} is {'.'.join(map(str, version))}, older than 6.2")
+            least = ".".join(map(str, oldest))
+            old.append(f"{candidate} is {'.'.join(map(str, version))}, older than {least}{why}")
     raise Misconfigured("; ".join([*old, MISSING]))
 
 

@@ -170,7 +170,7 @@ class Stack:
             version = redis_server.wait_until_ready(url, timeout_s=5.0)
             self._say(f"redis {version} at {redis_server.without_password(url)}")
             return url
-        program, version = redis_server.find_server()
+        program, version = redis_server.find_server(self.data / "redis")
         configuration, url = redis_server.write_configuration(self.data / "redis")
         child = self._add("redis", [program, str(configuration)], self._base)
         try:

@@ -15,11 +15,15 @@ from typing import Any
 import httpx2
 import pytest
 import redis
+import structlog
 import uvicorn
+from click.testing import CliRunner
 from PIL import Image
 
+from pixelkiln import Client
 from pixelkiln.api.app import create_app
 from pixelkiln.api.protocol import HeadTimeoutProtocol
+from pixelkiln.cli import main
 from pixelkiln_shared import keys
 from pixelkiln_shared.fleet import Fleet, WorkerInfo
 from pixelkiln_shared.jobs import Artifact, JobSpec, Result
@@ -190,3 +194,28 @@ def _settings(url: str, folder: Path, **changes: Any) -> Settings:
 def api(start_api: Callable[..., Api]) -> Api:
     """An API on loopback without a key."""
     return start_api()
+
+
+@pytest.fixture
+def client(api: Api) -> Iterator[Client]:
+    """The Python client of this API."""
+    with Client(api.url) as client:
+        yield client
+
+
+@pytest.fixture
+def quiet_server() -> Iterator[None]:
+    """The server runs in this process: its log must not land in the output of the command line."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def pixelkiln(
+    quiet_server: None, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """The command line, talking to this API, with a state folder of its own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("PIXELKILN_URL", api.url)
+    return lambda *arguments, **more: CliRunner().invoke(main, [str(a) for a in arguments], **more)

@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-import structlog
-from click.testing import CliRunner
 
-from pixelkiln.cli import main
 from pixelkiln_shared.fleet import LoadedModel
-from tests.integration.api.conftest import Api
 
-
-@pytest.fixture(autouse=True)
-def quiet_server() -> Iterator[None]:
-    """The server runs in this process: its log must not land in the output of the command line."""
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    yield
-    structlog.reset_defaults()
-
-
-@pytest.fixture
-def pixelkiln(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """The command line, talking to this API, with a state folder of its own."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("PIXELKILN_URL", api.url)
-    return lambda *arguments, **more: CliRunner().invoke(main, [str(a) for a in arguments], **more)
+pytestmark = pytest.mark.usefixtures("quiet_server")
 
 
 def test_a_model_is_shown_with_all_that_is_known_of_it(api, pixelkiln):

@@ -8,13 +8,12 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from click.testing import CliRunner
 from PIL import Image
 
@@ -25,27 +24,7 @@ from pixelkiln_shared.kinds import Role
 from pixelkiln_shared.ledger.contract import LaneOffer
 from tests.integration.api.conftest import Api, picture
 
-
-@pytest.fixture(autouse=True)
-def quiet_server() -> Iterator[None]:
-    """The server runs in this process: its log must not land in the output of the command line."""
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    yield
-    structlog.reset_defaults()
-
-
-@pytest.fixture
-def client(api: Api) -> Iterator[Client]:
-    with Client(api.url) as client:
-        yield client
-
-
-@pytest.fixture
-def pixelkiln(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """The command line, talking to this API, with a state folder of its own."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("PIXELKILN_URL", api.url)
-    return lambda *arguments, **more: CliRunner().invoke(main, [str(a) for a in arguments], **more)
+pytestmark = pytest.mark.usefixtures("quiet_server")
 
 
 @contextmanager

@@ -10,6 +10,8 @@ import pytest
 
 from pixelkiln.gallery import pages
 from pixelkiln_shared import keys
+from pixelkiln_shared.jobs import Result
+from pixelkiln_shared.kinds import Role
 from tests.integration.api.conftest import Api, picture
 
 KEY = "correct-horse-battery-staple"
@@ -66,20 +68,90 @@ def test_pages_refer_to_no_other_server_and_hold_no_inline_script() -> None:
 def test_a_picture_that_was_given_is_shown_too(api: Api) -> None:
     upload = api.upload(picture(40, 30)).json()["id"]
     job_id = api.segment({"upload": upload}).json()["id"]
-    assert api.http.get(f"/jobs/{job_id}/input").headers["content-type"] == "image/png"
-    assert api.http.get(f"/jobs/{job_id}/input?small=1").headers["content-type"] == "image/webp"
+    assert api.http.get(f"/jobs/{job_id}/input/image").headers["content-type"] == "image/png"
+    assert api.http.get(f"/jobs/{job_id}/input/image?small=1").headers["content-type"] == "image/webp"
     scene = api.submit()["id"]
     child = api.segment({"job": scene}).json()["id"]
-    assert api.http.get(f"/jobs/{child}/input", follow_redirects=True).status_code == 404, "not yet"
+    assert api.http.get(f"/jobs/{child}/input/image", follow_redirects=True).status_code == 404, "not yet"
     api.publish(api.claim())
-    assert api.http.get(f"/jobs/{child}/input", follow_redirects=True).status_code == 200
+    assert api.http.get(f"/jobs/{child}/input/image", follow_redirects=True).status_code == 200
+
+
+def edited(api: Api) -> str:
+    """An edit of an uploaded picture within a mask, done."""
+    image, mask = (api.upload(picture(128, 128)).json()["id"] for _ in range(2))
+    given = {"prompt": "a red house", "image": {"upload": image}, "mask": {"upload": mask}}
+    job = api.http.post("/v1/jobs", json={"kind": "edit", "input": given}).json()
+    api.publish(api.claim("edit.toyworld"))
+    return str(job["id"])
+
+
+def test_an_edit_shows_what_it_was_made_from(api: Api) -> None:
+    job_id = edited(api)
+    page = api.http.get(f"/jobs/{job_id}").text
+    for field in ("image", "mask"):
+        assert f'href="/jobs/{job_id}/input/{field}"' in page
+        assert api.http.get(f"/jobs/{job_id}/input/{field}").headers["content-type"] == "image/png"
+    assert 'id="wipe"' in page, "before and after can be compared"
+    assert f"{job_id}.input.image --mask {job_id}.input.mask" in page, "the command has the same pictures"
+    assert '"input": "mask"' in page.replace("&#34;", '"')
+
+
+@pytest.mark.parametrize(
+    ("kind", "role", "own"), [("cutout", Role.CUTOUT, "cutout"), ("depth", Role.PREVIEW, "depth")]
+)
+def test_what_is_no_picture_of_a_scene_is_not_gone_on_with(api: Api, kind: str, role: Role, own: str) -> None:
+    scene = api.submit()["id"]
+    job_id = api.http.post("/v1/jobs", json={"kind": kind, "input": {"image": {"job": scene}}}).json()["id"]
+    api.publish(api.claim())
+    api.publish(api.claim(f"{kind}.toyworld-{kind}"), role=role)
+    page = api.http.get(f"/jobs/{job_id}").text
+    assert "data-given" in page
+    assert "Go on with the picture it was given" in page
+    assert f'data-next="{own}"' not in page
+    assert 'data-next="segment"' in page
+    assert ("checker" in page) is (kind == "cutout")
+    assert "data-given" not in api.http.get(f"/jobs/{scene}").text
+
+
+def test_only_kinds_that_a_model_does_are_offered(api: Api) -> None:
+    page = api.http.get("/").text
+    assert "kind=stereo" in page
+    assert "kind=classify" not in page
+
+
+def test_a_classification_lists_names_with_their_scores(
+    start_api: Callable[..., Api], tmp_path: Path
+) -> None:
+    names = tmp_path / "models.toml"
+    names.write_text('[models.names]\nfamily = "classification"\nkinds = ["classify"]\ntitle = "Names"\n')
+    api = start_api(catalogue=names)
+    upload = api.upload(picture(96, 64)).json()["id"]
+    body = {"kind": "classify", "model": "names", "input": {"image": {"upload": upload}}}
+    job_id = api.http.post("/v1/jobs", json=body).json()["id"]
+    claimed = api.claim("classify.names")
+    found = [{"label": "a <cat>", "score": 0.875}, {"label": "a dog", "score": 0.125}]
+    result = Result(artifacts=[], detail={"classes": found})
+    api.ledger.publish(claimed.id, claimed.attempt, result.model_dump_json())
+    page = api.http.get(f"/jobs/{job_id}").text
+    assert "<h1>a &lt;cat&gt;</h1>" in page
+    assert "87.5 %" in page
+    assert f'src="/jobs/{job_id}/input/image"' in page
+    assert "kind=classify" in api.http.get("/").text
 
 
 def test_what_is_not_there_is_said_kindly(api: Api) -> None:
     page = api.http.get(f"/jobs/{keys.new_id('job')}", headers=HTML)
     assert (page.status_code, "No such job" in page.text) == (404, True)
     job_id = api.submit()["id"]
-    for path in ("files/image/0", "thumb/image/0", "files/image/99", "input"):
+    for path in (
+        "files/image/0",
+        "thumb/image/0",
+        "files/image/99",
+        "input/image",
+        "input/mask",
+        "input/prompt",
+    ):
         assert api.http.get(f"/jobs/{job_id}/{path}").status_code == 404
     for path in ("files/cake/0", "files/image/x"):
         assert api.http.get(f"/jobs/{job_id}/{path}").status_code == 422

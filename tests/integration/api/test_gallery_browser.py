@@ -160,3 +160,68 @@ def test_deleting_a_job_asks_first_and_then_goes_home(api: Api, page: Any) -> No
     page.click("text=Delete")
     page.wait_for_url(f"{api.url}/")
     assert api.http.get(f"/v1/jobs/{job_id}").status_code == 404
+
+
+def an_edit(api: Api) -> str:
+    """An edit of an uploaded picture, 48 x 32, done: its result is 128 x 128."""
+    upload = api.upload(picture()).json()["id"]
+    given = {"prompt": "a red house", "image": {"upload": upload}}
+    job = api.http.post("/v1/jobs", json={"kind": "edit", "input": given}).json()
+    api.publish(api.claim("edit.toyworld"))
+    return str(job["id"])
+
+
+def newest(api: Api) -> dict[str, Any]:
+    return dict(api.http.get("/v1/jobs").json()["jobs"][0])
+
+
+def test_an_edit_can_be_wiped_back_to_the_picture_before(api: Api, page: Any) -> None:
+    page.goto(f"/jobs/{an_edit(api)}")
+    until(page, "document.querySelector('.after').naturalWidth === 128")
+    until(page, "document.querySelector('.given img').naturalWidth === 48")
+    clip = "(name) => getComputedStyle(document.querySelector(name)).clipPath"
+    assert page.evaluate(clip, ".before") == "inset(0px 100% 0px 0px)", "nothing of it at first"
+    page.locator("#wipe").fill("40")
+    assert page.evaluate(clip, ".before") == "inset(0px 60% 0px 0px)"
+    assert page.evaluate(clip, ".after") == "inset(0px 0px 0px 40%)"
+
+
+def test_a_picture_is_drawn_anew_from_its_page(api: Api, page: Any) -> None:
+    job_id = an_edit(api)
+    page.goto(f"/jobs/{job_id}")
+    page.fill("#anew [name=prompt]", "a blue house")
+    page.locator("#anew [name=strength]").fill("0.8")
+    page.press("#anew [name=prompt]", "Enter")
+    page.wait_for_url(lambda url: job_id not in url)
+    made = newest(api)
+    assert (made["kind"], made["input"]["prompt"], made["input"]["strength"]) == ("edit", "a blue house", 0.8)
+    assert made["input"]["image"] == {"job": job_id, "role": "image", "index": 0}
+
+
+def test_after_a_depth_map_one_goes_on_with_the_picture_itself(api: Api, page: Any) -> None:
+    upload = api.upload(picture(40, 30)).json()["id"]
+    body = {"kind": "depth", "input": {"image": {"upload": upload}}}
+    job_id = api.http.post("/v1/jobs", json=body).json()["id"]
+    api.publish(api.claim("depth.toyworld-depth"), role=Role.PREVIEW)
+    page.goto(f"/jobs/{job_id}")
+    page.click("[data-next=stereo]")
+    page.wait_for_url(lambda url: job_id not in url)
+    assert (newest(api)["kind"], newest(api)["input"]["image"]["width"]) == ("stereo", 40)
+
+
+def test_a_picture_to_draw_anew_waits_for_its_words(api: Api, page: Any) -> None:
+    page.goto("/")
+    assert page.is_hidden("#cut [name=anew]")
+    page.select_option("#cut select", "edit")
+    assert page.is_disabled("#cut [name=file]")
+    page.fill("#cut [name=anew]", "a tree")
+    page.set_input_files("#cut [name=file]", {"name": "a.png", "mimeType": "image/png", "buffer": picture()})
+    page.wait_for_selector(".card.queued >> text=a tree")
+    assert newest(api)["kind"] == "edit"
+
+
+def test_nothing_is_wider_than_a_telephone(api: Api, page: Any) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    for path in ("/", f"/jobs/{an_edit(api)}"):
+        page.goto(path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path

@@ -1,7 +1,7 @@
 // The two ways in: a prompt to paint, a picture to work on.
 import { ask, busy, post, say } from "./talk.js";
 
-const paint = document.querySelector("#paint"), cut = document.querySelector("#cut");
+const paint = document.querySelector("#paint"), cut = document.querySelector("#cut"), drop = cut.querySelector(".drop");
 const told = () => document.dispatchEvent(new Event("submitted"));
 
 paint.addEventListener("submit", (event) => {
@@ -33,9 +33,9 @@ async function takeOn(file) {
   form.append("file", file);
   const upload = await ask("/v1/uploads", { method: "POST", body: form });
   const [kind, model] = cut.elements.task.value.split("/");
-  await post("/v1/jobs", {
-    kind, input: { image: { upload: upload.id } }, priority: "interactive", ...(model ? { model } : {}),
-  });
+  const input = { image: { upload: upload.id } };
+  if (kind === "edit") input.prompt = cut.elements.anew.value;
+  await post("/v1/jobs", { kind, input, priority: "interactive", ...(model ? { model } : {}) });
   told();
 }
 
@@ -46,12 +46,22 @@ async function takeAll(files) {
   cut.elements.file.value = "";
 }
 
+// Only drawing anew needs words, and it needs them before the picture.
+function asked() {
+  const words = cut.elements.anew, wanted = cut.elements.task.value.startsWith("edit");
+  words.hidden = !wanted;
+  cut.elements.file.disabled = wanted && !words.value.trim();
+  drop.classList.toggle("shut", cut.elements.file.disabled);
+}
+for (const name of ["input", "change"]) cut.addEventListener(name, asked);
+cut.addEventListener("submit", (event) => event.preventDefault());
+
 cut.elements.file.addEventListener("change", (event) => takeAll([...event.target.files]));
-const drop = cut.querySelector(".drop");
 for (const name of ["dragover", "dragleave", "drop"]) {
   drop.addEventListener(name, (event) => {
     event.preventDefault();
     drop.classList.toggle("over", name === "dragover");
-    if (name === "drop") takeAll([...event.dataTransfer.files]);
+    if (name === "drop" && !cut.elements.file.disabled) takeAll([...event.dataTransfer.files]);
   });
 }
+asked();

@@ -5,9 +5,11 @@ import { ask, busy, post, say } from "./talk.js";
 const sheet = document.querySelector(".sheet");
 const again = JSON.parse(document.querySelector("#again").textContent);
 const open = (job) => { location.href = `/jobs/${job.id}`; };
-const follow = (kind, { role, index }) => post("/v1/jobs", {
-  kind, input: { image: { job: sheet.dataset.job, role, index: Number(index) } }, priority: "interactive",
-});
+const source_of = () => { // what comes next works on: the picture in view, or the one this job was given
+  const job = sheet.dataset.job;
+  return sheet.querySelector("[data-given]") ? { job, input: "image" } : { job, role: big.dataset.role, index: Number(big.dataset.index) };
+};
+const follow = (kind, more = {}) => post("/v1/jobs", { kind, input: { image: source_of(), ...more }, priority: "interactive" });
 
 // ---------------------------------------------------------------------------------------------- live
 
@@ -41,12 +43,24 @@ if (figure) {
   showMasks(figure, sheet.querySelector(".legend"), { opacity, outline, reveal }).catch((error) => say(`masks: ${error.message}`));
 }
 
-const big = sheet.querySelector(".big img");
+const big = sheet.querySelector(".big img:not(.before)"), before = sheet.querySelector(".big .before"), wipe = document.getElementById("wipe");
 sheet.querySelectorAll("[data-show]").forEach((button) => button.addEventListener("click", () => {
   big.src = button.dataset.show;
   big.dataset.index = button.dataset.index;
-  sheet.querySelectorAll("[data-show]").forEach((one) => one.toggleAttribute("aria-current", one === button));
+  sheet.querySelectorAll("[data-show]").forEach((one) => one === button ? one.setAttribute("aria-current", "true") : one.removeAttribute("aria-current"));
 }));
+
+// The picture before lies under the result; each is clipped where the other begins.
+function unveil() {
+  const left = Number(wipe.value);
+  before.style.clipPath = `inset(0 ${100 - left}% 0 0)`;
+  big.style.clipPath = `inset(0 0 0 ${left}%)`;
+}
+if (wipe) { wipe.addEventListener("input", unveil); unveil(); }
+for (const image of sheet.querySelectorAll(".given img")) { // its job may have been deleted since
+  const away = () => image.closest("a").remove();
+  if (image.complete && !image.naturalWidth) away(); else image.addEventListener("error", away);
+}
 
 // ---------------------------------------------------------------------------------------------- actions
 
@@ -59,7 +73,7 @@ sheet.addEventListener("click", (event) => {
     const request = structuredClone(again);
     if (how === "seed") delete request.input.seed;
     busy(button, () => post("/v1/jobs", request).then(open));
-  } else if (next) busy(button, () => follow(next, big.dataset).then(open));
+  } else if (next) busy(button, () => follow(next).then(open));
   else if (gone && confirm("Delete this job and its files?")) {
     busy(button, () => ask(gone, { method: "DELETE" }).then(() => { location.href = "/"; }));
   } else if (button.dataset.tab) {
@@ -69,4 +83,11 @@ sheet.addEventListener("click", (event) => {
     const text = sheet.querySelector("[data-pane]:not([hidden])").textContent;
     busy(button, () => navigator.clipboard.writeText(text).then(() => say("Copied.")));
   }
+});
+
+const anew = document.getElementById("anew");
+anew?.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const { prompt, strength } = anew.elements;
+  busy(anew.querySelector("button"), () => follow("edit", { prompt: prompt.value, strength: Number(strength.value) }).then(open));
 });

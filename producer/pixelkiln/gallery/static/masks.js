@@ -90,6 +90,8 @@ export async function showMasks(figure, legend, controls) {
     share.textContent = `${one.score == null ? "" : `${one.score.toFixed(2)} · `}${(100 * one.area / map.ids.length).toFixed(1)} %`;
     line.append(swatch, label, share);
     line.tabIndex = 0;
+    line.setAttribute("role", "button");
+    line.setAttribute("aria-pressed", "true");
     line.dataset.id = one.id;
     line.title = "click to hide or show";
     return line;
@@ -106,13 +108,15 @@ export async function showMasks(figure, legend, controls) {
     const id = idOf(event);
     if (!id) return;
     if (hidden.has(id)) hidden.delete(id); else hidden.add(id);
-    event.target.closest("li").classList.toggle("off", hidden.has(id));
+    const line = event.target.closest("li");
+    line.classList.toggle("off", hidden.has(id));
+    line.setAttribute("aria-pressed", String(!hidden.has(id)));
     paint();
   }
   legend.addEventListener("pointerover", (event) => light(idOf(event)));
   legend.addEventListener("pointerleave", () => light(0));
   legend.addEventListener("click", toggle);
-  legend.addEventListener("keydown", (event) => { if (event.key === "Enter") toggle(event); });
+  legend.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); toggle(event); } });
 
   canvas.addEventListener("pointermove", (event) => {
     const box = canvas.getBoundingClientRect();
