@@ -12,6 +12,7 @@ from pixelkiln_shared.kinds import ClassifyInput, KindInput, SampledInput, Segme
 
 MAX_LABEL_KEY = 64
 MAX_LABEL_VALUE = 256
+MAX_SHOWN = 20  # names in a message; a problem's `allowed` and `known` have all
 
 Warnings = list[dict[str, str]]
 
@@ -81,11 +82,19 @@ def _check_options(entry: ModelEntry, options: Mapping[str, Any], at: str) -> No
         pointer = f"{at}/options/{escape(name)}"
         allowed = entry.options.get(name)
         if allowed is None:
-            raise wrong(
-                "unknown_option", pointer, f"{entry.id} has no such option", known=list(entry.options)
-            )
+            raise wrong("unknown_option", pointer, _no_such_option(entry), known=list(entry.options))
         if not any(type(value) is type(one) and value == one for one in allowed):
-            raise wrong("unknown_option", pointer, "not one of the allowed values", allowed=list(allowed))
+            shown = ", ".join(str(one) for one in allowed[:MAX_SHOWN]) + (
+                ", ..." if allowed[MAX_SHOWN:] else ""
+            )
+            raise wrong(
+                "unknown_option", pointer, f"{name} of {entry.id} is one of {shown}", allowed=list(allowed)
+            )
+
+
+def _no_such_option(entry: ModelEntry) -> str:
+    names = ", ".join(sorted(entry.options)[:MAX_SHOWN])
+    return f"{entry.id} has no such option" + (f"; it has {names}" if names else "")
 
 
 def _check_marks(entry: ModelEntry, wanted: SegmentInput, at: str) -> None:

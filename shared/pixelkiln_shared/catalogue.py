@@ -12,11 +12,22 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pixelkiln_shared.errors import Misconfigured, UnknownModel
 from pixelkiln_shared.kinds import Kind
 
+# What follows from a family, so that an entry that does not say it is no trap: a job's points or prompt would
+# be called unused, or asked for where nobody reads them.
+_IMPLIED: Mapping[str, Mapping[str, Any]] = {
+    "grounded": {"phrases": True},
+    "phrases": {"phrases": True},
+    "promptable": {"marks": "optional"},
+    "resampling": {"prompt": "ignored"},
+    "samplers": {"prompt": "ignored"},
+    "unconditional": {"prompt": "ignored"},
+    "upscaling": {"prompt": "optional"},
+}
 _ID = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
@@ -91,6 +102,12 @@ class ModelEntry(BaseModel):
     )
     loras: Mapping[str, Weights] = Field(default_factory=dict, description="Adapters that jobs may name")
     test_only: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _implied(cls, given: Any) -> Any:
+        family = given.get("family") if isinstance(given, dict) else None
+        return {**_IMPLIED.get(family, {}), **given} if isinstance(family, str) else given
 
     def companion(self, part: str) -> ModelEntry:
         """Return the entry of a companion or LoRA, whose weights are found and checked like a model's own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,28 @@ def test_an_entry_of_the_same_id_takes_the_embedded_ones_place(file: Path) -> No
     file.write_text(OWN.replace("models.ours", "models.toyworld"))
     assert Catalogue.load(file).get("toyworld").title == "Ours"
     assert len(Catalogue.load(file)) == len(Catalogue.load())
+
+
+@pytest.mark.parametrize(
+    ("family", "field", "implied", "said"),
+    [
+        ("promptable", "marks", "optional", "needed"),
+        ("phrases", "phrases", True, False),
+        ("grounded", "phrases", True, False),
+        ("unconditional", "prompt", "ignored", "optional"),
+        ("resampling", "prompt", "ignored", "optional"),
+        ("upscaling", "prompt", "optional", "needed"),
+        ("diffusion", "prompt", "needed", "optional"),
+    ],
+)
+def test_what_follows_from_a_family_need_not_be_said(
+    file: Path, family: str, field: str, implied: object, said: object
+) -> None:
+    text = OWN.replace('"diffusion"', f'"{family}"')
+    file.write_text(text)
+    assert getattr(Catalogue.load(file).get("ours"), field) == implied
+    file.write_text(f"{text}{field} = {json.dumps(said)}\n")
+    assert getattr(Catalogue.load(file).get("ours"), field) == said
 
 
 @pytest.mark.parametrize(

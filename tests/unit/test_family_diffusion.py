@@ -245,3 +245,13 @@ def test_a_safety_checker_in_the_index_is_left_out(sd_copy: Path) -> None:
     path.write_text(json.dumps(index))
     model = diffusion.load(generator_entry(sd_copy, limits=Limits(max_batch=1)), CPU)
     assert len(outcome(model.run([generate_task()], Steps())[0]).pictures) == 1
+
+
+def test_a_component_that_the_index_names_must_be_there(tmp_path: Path) -> None:
+    folder = tiny_models.stable_diffusion(tmp_path / "model")
+    shutil.rmtree(folder / "vae")
+    with pytest.raises(ModelUnavailable, match="model tiny: the component vae is missing"):
+        diffusion.load(generator_entry(folder), CPU)
+    (folder / "model_index.json").write_text("{")
+    with pytest.raises(ModelUnavailable, match=r"model tiny: model_index\.json is damaged"):
+        diffusion.load(generator_entry(folder), CPU)

@@ -203,6 +203,22 @@ def test_a_lora_of_another_hash_is_refused(folders: dict[str, Path], tmp_path: P
         model.run([generate_task(options={"lora": "ink"})], Steps())
 
 
+@pytest.mark.parametrize("kinds", [KINDS, (Kind.GENERATE,)])
+def test_an_option_that_no_pipeline_takes_is_refused_at_load(
+    folders: dict[str, Path], kinds: tuple[Kind, ...]
+) -> None:
+    entry = generator_entry(folders["sd"], kinds=kinds, options={"gidance_rescale": (0.7,)})
+    with pytest.raises(ModelUnavailable, match="'gidance_rescale' is no argument of StableDiffusionPipeline"):
+        diffusion.load(entry, CPU)
+
+
+def test_an_option_of_the_inpainting_pipeline_alone_is_known(folders: dict[str, Path]) -> None:
+    options = {"padding_mask_crop": (8,), "guidance_rescale": (0.7,)}
+    diffusion.load(generator_entry(folders["sd"], kinds=KINDS, options=options), CPU)
+    with pytest.raises(ModelUnavailable, match="padding_mask_crop"):
+        diffusion.load(generator_entry(folders["sd"], options=options), CPU)
+
+
 def test_an_option_that_names_an_unknown_lora_is_refused_at_load(folders: dict[str, Path]) -> None:
     with pytest.raises(ModelUnavailable, match="sepia"):
         diffusion.load(generator_entry(folders["sd"], options={"lora": ("sepia",)}), CPU)

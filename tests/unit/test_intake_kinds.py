@@ -33,6 +33,7 @@ def entry(name: str, kinds: str, **fields: Any) -> ModelEntry:
 ENTRIES = [
     entry("painter", "generate edit", world="inkland", defaults={"steps": 4, "strength": 0.5}),
     entry("dreamer", "generate", prompt="ignored", default_for=()),
+    entry("optional", "generate", prompt="optional", options={"tempo": ("slow", "fast")}, default_for=()),
     entry("larger", "upscale", prompt="optional", defaults={"scale": 4}),
     entry("classes", "segment", world="inkland", classes=("house", "tree")),
     entry("phrases", "segment", world="inkland", phrases=True),
@@ -258,3 +259,12 @@ def test_a_picture_that_a_kind_never_makes_is_refused(producer: Producer) -> Non
     with pytest.raises(InvalidInput) as caught:
         submit(producer, "depth", image={"job": first.id, "role": "overlay"})
     assert caught.value.pointer == "/input/image/role"
+
+
+def test_a_refused_option_says_what_would_do(producer: Producer) -> None:
+    with pytest.raises(InvalidInput, match="tempo of optional is one of slow, fast"):
+        submit(producer, "generate", "optional", options={"tempo": "medium"})
+    with pytest.raises(InvalidInput, match="optional has no such option; it has tempo"):
+        submit(producer, "generate", "optional", options={"temper": "slow"})
+    with pytest.raises(InvalidInput, match=r"dreamer has no such option$"):
+        submit(producer, "generate", "dreamer", options={"tempo": "slow"})

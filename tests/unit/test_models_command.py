@@ -86,6 +86,29 @@ def test_what_an_index_names_must_be_there(
     assert lines(capsys)["tiny"] == ("bad", f"{lacking} is missing")
 
 
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_index_is_named(catalogue: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
+    (catalogue.with_name("model") / "model_index.json").write_text(content)
+    assert main(["verify", "tiny", "classical-otsu"]) == 1
+    told = lines(capsys)
+    assert told["tiny"][1].startswith("model_index.json is damaged")
+    assert told["classical-otsu"][0] == "ok"
+
+
+def test_a_list_of_hashes_that_is_none_is_one_line(
+    catalogue: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (catalogue.with_name("model") / "SHA256SUMS").write_text("nonsense\n")
+    assert main(["verify", "tiny"]) == 1
+    assert lines(capsys)["tiny"][0] == "bad"
+
+
+def test_a_family_that_no_worker_has_is_told(catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    catalogue.write_text(catalogue.read_text().replace('"diffusion"', '"difusion"'))
+    assert main(["verify", "tiny"]) == 1
+    assert lines(capsys)["tiny"] == ("bad", "no worker knows the family 'difusion'")
+
+
 def test_verifying_needs_no_torch() -> None:
     program = (
         "import sys; from pixelkiln_worker.models.__main__ import main; main(['verify', 'toyworld-classes']);"

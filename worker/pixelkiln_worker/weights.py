@@ -342,6 +342,21 @@ def header(path: Path) -> dict[str, dict[str, Any]]:
     return dict(tensors)
 
 
+def json_of(path: Path) -> dict[str, Any]:
+    """Return what a JSON file of a model folder holds.
+
+    Raises:
+        ModelUnavailable: it is damaged; the libraries' own errors do not say which file it was.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ModelUnavailable(f"{path.name} is damaged: it is not JSON") from error
+    if not isinstance(found, dict):
+        raise ModelUnavailable(f"{path.name} is damaged: it holds no object")
+    return found
+
+
 def is_float(tensor: Mapping[str, Any]) -> bool:
     """Whether a tensor of a header holds floating-point numbers, which are cast to the run's dtype."""
     return str(tensor["dtype"]).startswith(("F", "BF"))

@@ -232,8 +232,10 @@ def deliver(
             lines = save_result(job.result(), output, stem_of[job.id], force=force, kinds=kinds)
         else:
             lines = [clean(absolute(client.url, artifact.url)) for artifact in job.resource.artifacts]
-        classes = job.resource.detail.get("classes", ())
-        lines += [f"{found['score']:.3f}  {clean(str(found['label']))}" for found in classes]
+        if classes := job.resource.detail.get("classes", ()):
+            which = clean(job.resource.labels.get("file", job.id))  # several pictures may be asked about
+            found = [f"{one['score']:.3f}  {clean(str(one['label']))}  {which}" for one in classes]
+            lines = [*(lines if output is not None else ()), *found]
         if not as_json:
             click.echo(job.id if quiet else "\n".join(lines))
     if as_json:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -182,7 +182,7 @@ class Diffusion:
                 rounds = int(options.get("rounds", self._rounds))
                 arguments |= self._mask_arguments(pipe, rows, arguments, progress, rounds, stack)
             arguments |= {k: v for k, v in options.items() if k not in _OWN_OPTIONS}
-            accepted = inspect.signature(pipe.__call__).parameters
+            accepted = _parameters(pipe)
             images = pipe(**{k: v for k, v in arguments.items() if k in accepted}).images
         progress.done(shared["steps"])
         detail = {"mode": str(rows[0].mode), "scheduler": options.get("scheduler", self._pipelines.scheduler)}
@@ -236,11 +236,28 @@ def load(entry: ModelEntry, device: Device) -> Diffusion:
         schedulers.check(entry.options.get("scheduler", ()), pipelines.base.scheduler)
         if unknown := [name for name in entry.options.get("lora", ()) if name not in entry.loras]:
             raise ModelUnavailable(f"its options name the LoRA {unknown[0]!r}, which `loras` does not give")
+        _check_arguments(entry, pipelines)
         if Kind.EDIT in entry.kinds and not pipelines.reads_masks:
             pipelines.get(Mode.IMAGE)  # some pipelines have no such sister: better told now than by a job
         model = Diffusion(entry, pipelines)
         model.warm_up()
     return model
+
+
+def _check_arguments(entry: ModelEntry, pipelines: Pipelines) -> None:
+    """Refuse an option that no job could feel: it is neither ours nor an argument of a pipeline."""
+    unknown = set(entry.options) - _OWN_OPTIONS - _parameters(pipelines.base)
+    if unknown and Kind.EDIT in entry.kinds and not pipelines.reads_masks:
+        for mode in (Mode.IMAGE, Mode.MASK):
+            with suppress(ModelUnavailable):
+                unknown -= _parameters(pipelines.get(mode))
+    if unknown:
+        name = type(pipelines.base).__name__
+        raise ModelUnavailable(f"its option {min(unknown)!r} is no argument of {name}")
+
+
+def _parameters(pipe: Any) -> set[str]:
+    return set(inspect.signature(pipe.__call__).parameters)
 
 
 def _lacks_picture(task: Task) -> bool:

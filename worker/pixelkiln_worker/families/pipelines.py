@@ -221,12 +221,14 @@ def _index(found: weights.Weights) -> dict[str, Any]:
     path = found.folder / "model_index.json"
     if not path.is_file():
         raise ModelUnavailable("the folder has no model_index.json: not a diffusers pipeline")
-    index: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    index = weights.json_of(path)
     if not isinstance(index.get("_class_name"), str):
         raise ModelUnavailable("a pipeline with code of its own is not loaded")
     for name, component in _components(index).items():
         if component[0] not in {None, *_TRUSTED_MODULES} and name not in _absent(index):
             raise ModelUnavailable(f"component {name} comes from {component[0]!r}, which is not loaded")
+        if component[0] is not None and name not in _absent(index) and not (found.folder / name).is_dir():
+            raise ModelUnavailable(f"the component {name} is missing")
     return index
 
 

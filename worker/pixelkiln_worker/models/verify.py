@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -34,6 +33,8 @@ def verify(entries: Iterable[ModelEntry], settings: Settings | None) -> bool:
     good = True
     for entry in entries:
         try:
+            if entry.family not in families.FAMILIES:
+                raise ModelUnavailable(f"no worker knows the family {entry.family!r}")
             facts = [_checked(part) for _, part in parts_of(entry)]
             facts += [loader.load(entry)] if loader is not None else []
         except (ModelUnavailable, device.Poisoned) as error:
@@ -45,10 +46,10 @@ def verify(entries: Iterable[ModelEntry], settings: Settings | None) -> bool:
 
 
 def _checked(entry: ModelEntry) -> str:
-    found = weights.resolve(entry)
-    lacking = missing(found.folder)
-    if lacking:
-        raise ModelUnavailable(f"model {entry.id}: {lacking[0]} is missing")
+    with weights.loading(entry):
+        found = weights.resolve(entry)
+        if lacking := missing(found.folder):
+            raise ModelUnavailable(f"{lacking[0]} is missing")
     size_bytes = sum((found.folder / path).stat().st_size for path in found.sha256)
     listed = bool(entry.sha256) or (found.folder / weights.SUMS).is_file()
     compared = "as listed" if listed else "no hashes are listed to compare with"
@@ -58,15 +59,19 @@ def _checked(entry: ModelEntry) -> str:
 
 
 def missing(folder: Path) -> list[str]:
-    """Return the files and components that the folder's own indexes name but that are not there."""
+    """Return the files and components that the folder's own indexes name but that are not there.
+
+    Raises:
+        ModelUnavailable: an index is damaged.
+    """
     lacking = []
     for index in sorted(folder.rglob("*.safetensors.index.json")):
-        shards = set(json.loads(index.read_text("utf-8")).get("weight_map", {}).values())
+        shards = set(weights.json_of(index).get("weight_map", {}).values())
         lacking += [str((index.parent / name).relative_to(folder)) for name in sorted(shards)
                     if not (index.parent / name).is_file()]  # fmt: skip
     pipeline = folder / "model_index.json"
     if pipeline.is_file():
-        parts = json.loads(pipeline.read_text("utf-8")).items()
+        parts = weights.json_of(pipeline).items()
         named = [name for name, value in parts if isinstance(value, list) and value and value[0] is not None]
         optional = {"safety_checker", "feature_extractor"}  # never loaded
         lacking += [name for name in named if name not in optional and not (folder / name).is_dir()]
