@@ -29,6 +29,10 @@ _CODES = {
     "too_long": "too_long",
     "too_short": "too_short",
 }
+_TOLD = {
+    "model_type": "Input should be an object",
+    "dict_type": "Input should be an object",
+}  # not Python's words
 _LIMITS = {"ge": "min", "gt": "min", "le": "max", "lt": "max", "max_length": "max", "min_length": "min"}
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -77,7 +81,8 @@ def faults(error: ValidationError, raw: object, at: str) -> list[dict[str, Any]]
         pointer = at + _pointer(entry["loc"], raw)
         context = entry.get("ctx", {})
         limits = {_LIMITS[name]: value for name, value in context.items() if name in _LIMITS}
-        found.setdefault(pointer, fault(_code(entry["type"], pointer), pointer, entry["msg"], **limits))
+        told = _TOLD.get(entry["type"], entry["msg"])
+        found.setdefault(pointer, fault(_code(entry["type"], pointer), pointer, told, **limits))
     return list(found.values())
 
 

@@ -268,3 +268,9 @@ def test_a_refused_option_says_what_would_do(producer: Producer) -> None:
         submit(producer, "generate", "optional", options={"temper": "slow"})
     with pytest.raises(InvalidInput, match=r"dreamer has no such option$"):
         submit(producer, "generate", "dreamer", options={"tempo": "slow"})
+
+
+def test_a_box_in_another_form_is_refused_in_words_of_json(producer: Producer) -> None:
+    with pytest.raises(InvalidInput, match="Input should be an object") as caught:
+        submit(producer, "segment", "clicks", image=picture(), boxes=[[1, 1, 9, 9]])
+    assert caught.value.detail["errors"][0]["pointer"] == "/input/boxes/0"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pixelkiln.cli.faults import FAILED, Refused
+from pixelkiln.cli.screen import hint
 
 if TYPE_CHECKING:
     from pixelkiln.client import Result
@@ -58,6 +59,7 @@ def save_result(
                 artifact.save(path, overwrite=force)
             except FileExistsError:
                 click.echo(f"Error: {path} exists; --force overwrites it", err=True)
+                hint(f"The work is done and kept: `pixelkiln download {result.job.id} -o FOLDER` fetches it.")
                 raise click.exceptions.Exit(FAILED) from None
         paths.append(str(path))
     return paths
