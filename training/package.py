@@ -128,10 +128,13 @@ def _let_others_read(folder: Path) -> None:
 
 def load_packaged(out: Path) -> StableDiffusionPipeline:
     """The packaged pipeline in fp32, as a worker on a CPU loads it."""
+    return open_pipeline(out / "packaged" / "toyworld")
+
+
+def open_pipeline(folder: Path) -> StableDiffusionPipeline:
+    """The pipeline in `folder` in fp32."""
     absent = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
-    pipeline = AutoPipelineForText2Image.from_pretrained(
-        out / "packaged" / "toyworld", torch_dtype=torch.float32, **absent
-    )
+    pipeline = AutoPipelineForText2Image.from_pretrained(folder, torch_dtype=torch.float32, **absent)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

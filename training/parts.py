@@ -18,6 +18,7 @@ PARTS: dict[str, str] = {
     "text": "training.text",
     "vae": "training.vae",
     "gan": "training.gan",
+    "inpainting": "training.inpainting",
 }
 """Module by part, in the order in which they are trained."""
 

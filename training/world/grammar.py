@@ -243,3 +243,10 @@ def caption(spec: Spec, rng: np.random.Generator, *, complete: bool = False) -> 
     else:
         text = " ".join([objects, *setting])
     return Caption(text=_AN.sub("an", text), slots=speaker.slots)
+
+
+def say(spec: Spec, rng: np.random.Generator, *, place: bool = True) -> str:
+    """Name the groups of `spec` and, with `place`, where they are; a spec without groups is a bare place."""
+    speaker = _Speaker(rng, complete=False)
+    things = " and ".join(speaker.group(group) for group in spec.groups)
+    return _AN.sub("an", " ".join([*([things] if things else []), *(speaker.setting(spec) if place else [])]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -27,7 +27,7 @@ from pixelkiln_worker.families import inpainting, schedulers
 from pixelkiln_worker.families.contract import Nobody, Outcome, Picture, Pixels, Task, Watch
 from pixelkiln_worker.families.inpainting import Cells, Mask
 from pixelkiln_worker.families.loras import Loras
-from pixelkiln_worker.families.pipelines import Mode, Pipelines, open_folder
+from pixelkiln_worker.families.pipelines import Mode, Pipelines, open_folder, reads_masks
 from pixelkiln_worker.families.prompts import Reader
 from pixelkiln_worker.families.sampling import Progress, Rounds, show_previews
 
@@ -105,9 +105,13 @@ class Diffusion:
         shape = {"width": side, "height": side, "guidance": 3.0} | dict(self._entry.defaults) | {"steps": 1}
         task = 0
         row = _Row(task=task, mode=Mode.TEXT, prompt="a", negative_prompt="", seed=0)
-        images, _ = self._pass([self._masked(row, shape)], shape, Progress(Nobody()))
-        if not np.isfinite(images).all():
-            raise weights.not_finite()
+        rows = [self._masked(row, shape)]
+        if self._pipelines.has_companion:
+            rows.append(_all_masked(row, shape))
+        for one in rows:
+            images, _ = self._pass([one], shape, Progress(Nobody()))
+            if not np.isfinite(images).all():
+                raise weights.not_finite()
 
     def economize(self) -> bool:
         """See `contract.Frugal`."""
@@ -141,16 +145,7 @@ class Diffusion:
         """Return the row with a mask over everything, for a network that draws nothing without a mask."""
         if row.mask is not None or not self._pipelines.reads_masks:
             return row
-        shape = fields["height"], fields["width"]
-        return _Row(
-            task=row.task,
-            mode=Mode.MASK,
-            prompt=row.prompt,
-            negative_prompt=row.negative_prompt,
-            seed=row.seed,
-            picture=np.full((*shape, 3), 128, np.uint8) if row.picture is None else row.picture,
-            mask=np.ones(shape, np.bool_),
-        )
+        return _all_masked(row, fields)
 
     def _passes(self, rows: list[_Row]) -> Iterator[list[_Row]]:
         """Cut rows into passes of one mode; SDXL tells no negative prompt from an empty one, so they part."""
@@ -169,12 +164,13 @@ class Diffusion:
     ) -> tuple[NDArray[np.floating], dict[str, Any]]:
         """Run one forward pass; return NHWC in [0, 1], and what the results say of how it was made."""
         options = {k: v for k, v in (shared.get("options") or {}).items() if k in self._entry.options}
-        pipe = self._pipelines.get(rows[0].mode, str(options.get("scheduler", "")))
+        adapter = str(options.get("lora", ""))
+        pipe = self._pipelines.get(rows[0].mode, str(options.get("scheduler", "")), adapted=bool(adapter))
         generators = [torch.Generator("cpu").manual_seed(row.seed) for row in rows]
         tasks = [row.task for row in rows]
         with ExitStack() as stack:
             scale = float(options.get("lora_scale", 1.0))
-            lora = stack.enter_context(self._loras.active(pipe, str(options.get("lora", "")), scale))
+            lora = stack.enter_context(self._loras.active(pipe, adapter, scale))
             show_previews(pipe, progress, tasks, shared["width"], shared["height"])
             arguments = _arguments(rows, shared, generators)
             arguments["callback_on_step_end"] = _on_step(progress, shared["steps"])
@@ -198,7 +194,7 @@ class Diffusion:
         stack: ExitStack,
     ) -> dict[str, Any]:
         masks = [row.mask for row in rows if row.mask is not None]
-        if self._pipelines.reads_masks:  # it was taught to join the new to the old by itself
+        if reads_masks(pipe):  # it was taught to join the new to the old by itself
             return {"mask_image": [Image.fromarray(mask) for mask in masks]}
         cells = Cells(masks, pipe.vae_scale_factor)
         runs = stack.enter_context(Rounds(pipe, rounds, arguments["generator"]).over(pipe))
@@ -258,6 +254,13 @@ def _check_arguments(entry: ModelEntry, pipelines: Pipelines) -> None:
 
 def _parameters(pipe: Any) -> set[str]:
     return set(inspect.signature(pipe.__call__).parameters)
+
+
+def _all_masked(row: _Row, fields: Mapping[str, Any]) -> _Row:
+    """Return the row with a mask over everything; where it has no picture, over a grey one."""
+    shape = fields["height"], fields["width"]
+    picture = np.full((*shape, 3), 128, np.uint8) if row.picture is None else row.picture
+    return replace(row, mode=Mode.MASK, picture=picture, mask=np.ones(shape, np.bool_))
 
 
 def _lacks_picture(task: Task) -> bool:

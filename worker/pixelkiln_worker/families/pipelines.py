@@ -16,7 +16,12 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, AutoPipelineForText2Image
+from diffusers import (
+    AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
+    AutoPipelineForText2Image,
+    UNet2DConditionModel,
+)
 
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
@@ -33,6 +38,9 @@ _IN_A_BATCH = {
     "bfloat16": "within its rounding: up to 8 % of the 8-bit values differ, by 1",
     "float16": "within its rounding",
 }
+
+INPAINT = "inpaint"
+"""The companion of an entry that draws within masks: a nine-channel U-Net in place of the folder's own."""
 
 Choose = Callable[[Path, Mapping[str, Any]], Any]
 """From a folder and its `model_index.json` to the class whose `from_pretrained` opens it."""
@@ -60,21 +68,28 @@ class Pipelines:
         base: the pipeline the folder was opened as.
         identity: what a manifest says of it.
         device: where the networks run.
-        reads_masks: whether the network itself takes a mask, so that it draws everything as inpainting.
+        reads_masks: whether the folder's own network takes a mask, so that it draws everything as inpainting.
     """
 
-    def __init__(self, base: Any, device: Device, identity: Mapping[str, Any], *, offload: bool) -> None:
+    def __init__(
+        self, base: Any, device: Device, identity: Mapping[str, Any], *, offload: bool, inpaint: Any = None
+    ) -> None:
         self.base: Any = base
         self.identity: dict[str, Any] = dict(identity)
-        self.reads_masks = _reads_masks(base)
+        self.reads_masks = reads_masks(base)
         self._scheduler = base.scheduler  # only a pattern: no pipeline ever runs it
-        self._pipes: dict[Mode, Any] = {Mode.MASK if self.reads_masks else Mode.TEXT: base}
+        self._pipes: dict[tuple[Mode, bool], Any] = {
+            (Mode.MASK if self.reads_masks else Mode.TEXT, False): base
+        }
+        self._inpaint = inpaint
         self.device = device
         self._offloads = offload
         self._offloaded: Any = None
         self._frugal = False
         if not offload:
             base.to(device.name)
+            if inpaint is not None:
+                inpaint.to(device.name)
         vae: Any = getattr(base, "vae", None)  # pipelines that work on pixels have none
         if device.kind == "cuda" and hasattr(vae, "enable_slicing"):
             vae.enable_slicing()  # decodes one picture at a time: the peak of a batch is in the VAE
@@ -82,7 +97,7 @@ class Pipelines:
     @property
     def footprint_bytes(self) -> int:
         """Device memory of the weights: of the largest component, when only one is there at a time."""
-        sizes = [_size_bytes(module) for module in modules(self.base).values()]
+        sizes = [_size_bytes(module) for module in self._networks()]
         return max(sizes, default=0) if self._offloads else sum(sizes)
 
     @property
@@ -90,8 +105,15 @@ class Pipelines:
         """The class of the scheduler that came with the model."""
         return type(self._scheduler).__name__
 
-    def get(self, mode: Mode, scheduler: str = "") -> Any:
+    @property
+    def has_companion(self) -> bool:
+        """Whether another network than the folder's own draws within masks."""
+        return self._inpaint is not None
+
+    def get(self, mode: Mode, scheduler: str = "", *, adapted: bool = False) -> Any:
         """Return the pipeline of a mode, ready to run with a new scheduler; empty: one like the model's own.
+
+        With `adapted` it is one of the folder's own networks, for which adapters are made.
 
         A scheduler has state (timesteps, step index) that derived pipelines would share, and that a canceled
         run leaves behind.
@@ -99,9 +121,10 @@ class Pipelines:
         Raises:
             ModelUnavailable: the library derives no such pipeline from this one.
         """
-        if mode not in self._pipes:
-            self._pipes[mode] = self._derive(mode)
-        pipe = self._pipes[mode]
+        key = mode, mode is Mode.MASK and self.has_companion and not adapted
+        if key not in self._pipes:
+            self._pipes[key] = self._derive(*key)
+        pipe = self._pipes[key]
         own = self._scheduler
         pipe.scheduler = schedulers.build(scheduler, own) if scheduler else schedulers.fresh(own)
         if self._offloads and self._offloaded is not pipe:
@@ -113,7 +136,7 @@ class Pipelines:
         """Need less memory: first decode and attend in slices, then keep only the working component there."""
         if not self._frugal:
             self._frugal = True
-            for module in modules(self.base).values():
+            for module in self._networks():
                 _in_slices(module)
             return True
         if self.device.kind == "cpu" or self._offloads or not self.base.model_cpu_offload_seq:
@@ -124,13 +147,18 @@ class Pipelines:
     def close(self) -> None:
         """Drop the pipelines and hand their memory back."""
         self._pipes.clear()
-        self.base = self._offloaded = self._scheduler = None
+        self.base = self._offloaded = self._scheduler = self._inpaint = None
         gc.collect()
         self.device.free_caches()
 
-    def _derive(self, mode: Mode) -> Any:
+    def _networks(self) -> list[torch.nn.Module]:
+        own = list(modules(self.base).values())
+        return own if self._inpaint is None else [*own, self._inpaint]
+
+    def _derive(self, mode: Mode, by_companion: bool) -> Any:
+        others = {"unet": self._inpaint} if by_companion else {}
         try:
-            pipe = _AUTO[mode].from_pipe(self.base)
+            pipe = _AUTO[mode].from_pipe(self.base, **others)
         except (ValueError, TypeError, AttributeError) as error:
             raise ModelUnavailable(f"{type(self.base).__name__} does no {mode}") from error
         pipe.set_progress_bar_config(disable=True)
@@ -184,17 +212,48 @@ def open_folder(entry: ModelEntry, device: Device, choose: Choose = auto) -> Pip
             found.check_complete(module, name)
             module.eval().requires_grad_(False)
         pipe.set_progress_bar_config(disable=True)
-        identity = found.identity | {
-            "pipeline": type(pipe).__name__,
-            "scheduler": type(pipe.scheduler).__name__,
-            "dtype": dtype_name,
-            "alone": "bit-equal" if device.kind == "cpu" else "within the rounding of the device",
-            "in_a_batch": _IN_A_BATCH[dtype_name],
-            "device": torch.cuda.get_device_name(device.name) if device.kind == "cuda" else device.name,
-            "versions": {name: version(name) for name in _LIBRARIES},
-        }
+        identity = _identity(found, pipe, device, dtype_name)
         needed_bytes = found.footprint_bytes(dtype.itemsize)
-        return Pipelines(pipe, device, identity, offload=offloads(entry, device, needed_bytes))
+        inpaint = None
+        if INPAINT in entry.companions:
+            inpaint, beside = _open_companion(entry.companion(INPAINT), pipe, dtype)
+            identity["companions"] = {INPAINT: beside.identity}
+            needed_bytes += beside.footprint_bytes(dtype.itemsize)
+        offload = offloads(entry, device, needed_bytes)
+        return Pipelines(pipe, device, identity, offload=offload, inpaint=inpaint)
+
+
+def _identity(found: weights.Weights, pipe: Any, device: Device, dtype_name: str) -> dict[str, Any]:
+    return found.identity | {
+        "pipeline": type(pipe).__name__,
+        "scheduler": type(pipe.scheduler).__name__,
+        "dtype": dtype_name,
+        "alone": "bit-equal" if device.kind == "cpu" else "within the rounding of the device",
+        "in_a_batch": _IN_A_BATCH[dtype_name],
+        "device": torch.cuda.get_device_name(device.name) if device.kind == "cuda" else device.name,
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def _open_companion(entry: ModelEntry, pipe: Any, dtype: torch.dtype) -> tuple[Any, weights.Weights]:
+    """Open the U-Net that draws within masks in place of the pipeline's own.
+
+    Raises:
+        ModelUnavailable: its files are missing or damaged, or it is not such a U-Net.
+    """
+    if not isinstance(getattr(pipe, "unet", None), UNet2DConditionModel):
+        raise ModelUnavailable(f"a {type(pipe).__name__} has no U-Net whose place a companion could take")
+    found = weights.resolve(entry)
+    unet = UNet2DConditionModel.from_pretrained(
+        str(found.folder), dtype=dtype, variant=found.variant, use_safetensors=True, local_files_only=True
+    )
+    found.check_complete(unet)
+    if unet.config["in_channels"] != _MASK_CHANNELS:
+        channels = unet.config["in_channels"]
+        raise ModelUnavailable(
+            f"the companion {INPAINT} has {channels} input channels instead of {_MASK_CHANNELS}"
+        )
+    return unet.eval().requires_grad_(False), found
 
 
 def offloads(entry: ModelEntry, device: Device, needed_bytes: int) -> bool:
@@ -252,7 +311,8 @@ def _absent(index: Mapping[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- networks
 
 
-def _reads_masks(pipe: Any) -> bool:
+def reads_masks(pipe: Any) -> bool:
+    """Whether a pipeline's network was trained for inpainting, and is given mask and picture."""
     unet = getattr(pipe, "unet", None)
     return unet is not None and unet.config.get("in_channels") == _MASK_CHANNELS
 
