@@ -28,7 +28,7 @@ from training.matching import visible_objects
 from training.muon import Muon, split_parameters
 from training.package import open_pipeline
 from training.refilled import score_holes
-from training.scene_latents import scene_latents
+from training.scene_latents import encode_split
 from training.tokenizer import build_tokenizer, encode, sprinkle_unknown
 from training.world.grammar import sample_spec
 
@@ -176,8 +176,10 @@ def train(folder: Path, data: Path, plan: Plan) -> Metrics:
     torch.manual_seed(int.from_bytes(np.random.default_rng().bytes(4), "big"))
     unet = widen(pipeline.unet).to(memory_format=torch.channels_last)
     trainer = Trainer(folder, plan, {"unet": unet}, _optimizers(unet))
-    latents = scene_latents(folder.parent, data, "train")
-    scenes = HoledScenes(pipeline, Split.open(data / "train"), latents)
+    split = Split.open(data / "train")
+    if not (folder / "latents.npy").exists():
+        encode_split(pipeline.vae, split, folder / "latents.npy")
+    scenes = HoledScenes(pipeline, split, np.load(folder / "latents.npy"))
     task = Continuing(unet, pipeline, scenes, plan)
     return trainer.run(task.loss, task.validate)
 

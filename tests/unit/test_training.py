@@ -197,7 +197,9 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_loss_falls_across_a_stop(trained: Path, name: str) -> None:
     reports = [json.loads(line) for line in (trained / name / "log.jsonl").read_text().splitlines()]
     assert [report["steps"] for report in reports] == [3, 9]
-    assert reports[1]["loss"] < reports[0]["loss"]
+    # what starts as a trained network falls less in six steps than one batch differs from another
+    measured = "validation_loss" if name == "inpainting" else "loss"
+    assert reports[1][measured] < reports[0][measured]
 
 
 def test_checkpoints_package_as_plain_models(trained: Path) -> None:
