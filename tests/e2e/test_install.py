@@ -48,7 +48,7 @@ def test_only_workers_ask_for_torch():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     with_torch = {name for name, needs in extras.items() if any(need.startswith("torch") for need in needs)}
-    assert with_torch == {"worker"}
+    assert with_torch == {"worker", "torchvision"}, "the second is for workers with a GPU"
     plain = " ".join(project["dependencies"])
     assert not any(name in plain for name in ("torch", "boto3", "celery", "redis"))
     assert all("worker" not in need for need in extras["producer"] + extras["shared"])
