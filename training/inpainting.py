@@ -69,7 +69,7 @@ class HoledScenes:
     def __init__(self, pipeline: StableDiffusionPipeline, split: Split, latents: NDArray[np.float16]) -> None:
         self._vae = pipeline.vae.requires_grad_(False).to(memory_format=torch.channels_last)
         self._split = split
-        self._latents = torch.from_numpy(np.asarray(latents))
+        self._latents = torch.from_numpy(np.array(latents))  # a copy: the file is not to be written
         self._tokenizer = build_tokenizer()
 
     def __len__(self) -> int:

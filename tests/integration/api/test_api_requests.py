@@ -98,7 +98,7 @@ FIELDS: list[tuple[dict[str, Any], int, str, str]] = [
     (with_input(format="gif"), 422, "unknown_option", "/input/format"),
     (with_input(options={"lora": "x"}), 422, "unknown_option", "/input/options/lora"),
     (with_input(options={"a": [1]}), 422, "invalid_type", "/input/options/a"),
-    ({"kind": "generate", "input": {}}, 422, "missing_field", "/input/prompt"),
+    ({"kind": "generate", "model": "stub", "input": {}}, 422, "missing_field", "/input/prompt"),
     ({"kind": "generate", "input": []}, 422, "invalid_type", "/input"),
     ({"kind": "generate"}, 422, "missing_field", "/input"),
     ({"kind": "paint", "input": {}}, 422, "unknown_kind", "/kind"),
