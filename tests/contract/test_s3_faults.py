@@ -103,7 +103,8 @@ class Handler(BaseHTTPRequestHandler):
 
 def error(status: int, code: str) -> Callable[[Handler], None]:
     document = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
-    return lambda handler: handler.send(status, document)
+    # the answer to a HEAD has no body: it would be read as the beginning of the next answer
+    return lambda handler: handler.send(status, b"" if handler.command == "HEAD" else document)
 
 
 def truncate(handler: Handler) -> None:
