@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as written_tensors
 
 from pixelkiln_worker.families.contract import Pixels
 
@@ -79,7 +80,7 @@ class Embeddings:
     def unpack(self, data: bytes, like: Sequence[tuple[int, ...]]) -> Levels | None:
         """Return a packed embedding; None when it is damaged or not of the shapes `like`."""
         try:
-            tensors = safetensors.torch.load(data)
+            tensors = read_tensors(data)
             levels = tuple(tensors[str(number)] for number in range(len(like)))
         except (SafetensorError, KeyError, ValueError):
             return None
@@ -94,9 +95,7 @@ class Embeddings:
 
 def pack(levels: Levels) -> bytes:
     """Return an embedding as safetensors: no pickle, nothing that could run."""
-    data: bytes = safetensors.torch.save(
-        {str(number): level.contiguous() for number, level in enumerate(levels)}
-    )
+    data: bytes = written_tensors({str(number): level.contiguous() for number, level in enumerate(levels)})
     return data
 
 
