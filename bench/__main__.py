@@ -1,4 +1,4 @@
-"""`python -m bench [ID ...]`: run the benchmarks, print a line each, write `bench/results/latest.json`.
+"""`python -m bench [ID ...]`: run the benchmarks, print a line a row, write `bench/results/`.
 
 Exit status 1 when a goal was missed.
 """
@@ -6,35 +6,55 @@ Exit status 1 when a goal was missed.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from bench import batching, p1_stub_path
+from bench import catalogue, plots
 from bench.results import Result, read, write
 
-BENCHMARKS = {"p1": p1_stub_path.run, **batching.benchmarks()}
-LATEST = Path(__file__).parent / "results" / "latest.json"
+RESULTS = Path(__file__).parent / "results"
+LATEST = RESULTS / "latest.json"
+ROUNDS, FULL_ROUNDS = 3, 7
 
 
 def main() -> int:
     """Run what was asked for; results of other benchmarks stay in the file."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("ids", nargs="*", metavar="ID", help=f"which: {', '.join(BENCHMARKS)} (default: all)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often to repeat each, peer and us in turn")
-    parser.add_argument("--full", action="store_true", help="three times as many rounds")
+    parser.add_argument("ids", nargs="*", metavar="ID", help=f"which: {', '.join(catalogue.names())}")
+    parser.add_argument("--rounds", type=int, help=f"how often each is measured (default: {ROUNDS})")
+    parser.add_argument("--full", action="store_true", help=f"all of them, {FULL_ROUNDS} rounds, larger work")
     arguments = parser.parse_args()
-    rounds = arguments.rounds * (3 if arguments.full else 1)
-    wanted = arguments.ids or list(BENCHMARKS)
-    unknown = [name for name in wanted if name not in BENCHMARKS]
+    wanted = arguments.ids or catalogue.names(short=not arguments.full)
+    unknown = [name for name in wanted if name not in catalogue.names()]
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}")
-    results: list[Result] = []
+    rounds = arguments.rounds or (FULL_ROUNDS if arguments.full else ROUNDS)
+    missed = False
     for name in wanted:
-        results.append(BENCHMARKS[name](rounds))
-        write(LATEST, results + [old for old in read(LATEST) if old.id not in {new.id for new in results}])
-        print(json.dumps(results[-1].shown(), ensure_ascii=False))
-    return 0 if all(result.met for result in results) else 1
+        results = catalogue.run(name, rounds, full=arguments.full)
+        _keep(results)
+        for result in results:
+            print(_line(result), flush=True)
+        missed = missed or any(result.met is False for result in results)
+    return 1 if missed else 0
+
+
+def _keep(results: list[Result]) -> None:
+    measured = {result.id for result in results}
+    write(LATEST, results + [old for old in read(LATEST) if old.id not in measured])
+    for name in measured:
+        plots.bars(RESULTS / f"{name}.png", [result for result in results if result.id == name])
+
+
+def _line(result: Result) -> str:
+    if result.met is None:
+        return f"{result.id:6} {result.peer_name}: cannot: {result.caveat}"
+    low, high = result.spread
+    verdict = "met" if result.met else "MISSED"
+    return (
+        f"{result.id:6} {result.ratio:8.4g} ({low:.4g} to {high:.4g}) of {result.peer_name}: "
+        f"ours {result.ours:g}, peer {result.peer:g}; goal {result.goal:g}: {verdict}"
+    )
 
 
 if __name__ == "__main__":

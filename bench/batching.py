@@ -8,16 +8,14 @@ of them.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
 import numpy as np
 
-from bench.results import Result, commit, machine
+from bench.results import Result, compared
 from pixelkiln_shared.catalogue import Catalogue, ModelEntry
 from pixelkiln_shared.jobs import JobSpec
 from pixelkiln_shared.kinds import Kind
@@ -37,45 +35,37 @@ _EXTRA: dict[str, dict[str, Any]] = {
 """What a model's jobs need beside the picture."""
 
 
-def benchmarks() -> dict[str, Callable[[int], Result]]:
-    """Return a benchmark for each embedded model that is there: `batch-MODEL`."""
+def run(rounds: int, full: bool) -> list[Result]:
+    """Measure every embedded model that generates or segments."""
     folder = resources.files("pixelkiln_worker") / "embedded"
-    return {
-        f"batch-{entry.id}": partial(run, entry)
+    return [
+        measure(entry, rounds)
         for entry in Catalogue.load(settings().catalogue)
         if entry.source.startswith("embedded:")
         and {Kind.GENERATE, Kind.SEGMENT} & set(entry.kinds)
         and (folder / entry.source.removeprefix("embedded:")).is_dir()
-    }
+    ]
 
 
-def run(entry: ModelEntry, rounds: int) -> Result:
-    """Measure; each ratio is the median over the rounds."""
+def measure(entry: ModelEntry, rounds: int) -> Result:
+    """Return the row of one model; each ratio is the median over the rounds."""
     place = device.pick(settings())
     model = families.load(entry, place)
     tasks = _tasks(entry)
     pictures_per_s(model, tasks, PICTURES)  # libraries plan their kernels at the first sight of a shape
     speeds = [{size: pictures_per_s(model, tasks, size) for size in SIZES} for _ in range(rounds)]
     model.close()
-    ratios = {size: sorted(speed[size] / speed[1] for speed in speeds) for size in SIZES[1:]}
-    shown = ", ".join(f"of {size}: {statistics.median(values):.2f}" for size, values in ratios.items())
-    print(f"batch-{entry.id}: times the speed of one by one, batches {shown}", file=sys.stderr)
-    best = ratios[PICTURES]
-    ratio = statistics.median(best)
+    ratios = {size: statistics.median(speed[size] / speed[1] for speed in speeds) for size in SIZES[1:]}
+    medians = ", ".join(f"of {size}: {ratio:.2f}" for size, ratio in ratios.items())
     steps = f" in {entry.defaults['steps']} steps" if "steps" in entry.defaults else ""
-    return Result(
-        id=f"batch-{entry.id}",
-        what=f"pictures a second of {entry.id}{steps}, in batches of {PICTURES}, {SIZE_PX} px",
-        ours=round(statistics.median(speed[PICTURES] for speed in speeds), 2),
-        peer=round(statistics.median(speed[1] for speed in speeds), 2),
-        peer_name="the same model and pictures, one by one",
-        ratio=round(ratio, 4),
+    return compared(
+        "batch",
+        f"pictures a second in batches of {PICTURES}, {SIZE_PX} px",
+        [(speed[PICTURES], speed[1]) for speed in speeds],
+        peer_name=f"{entry.id}{steps}, one by one",
         goal=GOAL,
-        met=ratio >= GOAL,
-        machine=machine(),
-        commit=commit(),
-        caveat=f"{rounds} rounds, ratios {best[0]:.3f} to {best[-1]:.3f}; median for batches {shown}; on "
-        f"{place.name}, {place.threads} threads; the model alone, without queue, encoding and storage",
+        caveat=f"median for batches {medians}; on {place.name}, {place.threads} threads; the model alone, "
+        "without queue, encoding and storage",
     )
 
 

@@ -26,12 +26,63 @@ class LoadedModel(BaseModel):
     sha256: str = ""
 
 
+class DeviceTime(BaseModel):
+    """How the device of a worker spent its time since it was ready, in seconds; the four add up to that time.
+
+    `busy_s` ran models, `load_s` loaded them; `idle_waiting_s` stood still although this worker held jobs for
+    it, `idle_no_work_s` because there were none.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    busy_s: float = 0.0
+    load_s: float = 0.0
+    idle_waiting_s: float = 0.0
+    idle_no_work_s: float = 0.0
+
+
+class Histogram(BaseModel):
+    """Observations since the process started: how many were at most each of `bounds`, and their sum.
+
+    `counts` are not cumulative; the last one, beyond the bounds, is the rest. All in seconds.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float = 0.0
+
+
+class ModelTally(BaseModel):
+    """What a worker did with one model since it started.
+
+    `switches` counts the loads that made another model leave. `rows` per batch tells how full batches were.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    loads: int = 0
+    switches: int = 0
+    batches: int = 0
+    rows: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    pictures: int = 0
+    run_s: float = 0.0
+    max_batch: int = 0
+    queue_wait: Histogram | None = None
+    duration: Histogram | None = None
+    load: Histogram | None = None
+    upload: Histogram | None = None
+
+
 class WorkerInfo(BaseModel):
     """One worker process as it reports itself.
 
     `models` and `lanes` are what it serves, `resident` the models loaded now and `loaded` what they cost,
     `unavailable` those that did not load when they were last tried, with the reason, `running` the jobs it
-    holds. `memory_bytes` is its budget for loaded models.
+    holds. `memory_bytes` is its budget for loaded models. `tallies` are by model id.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -50,6 +101,8 @@ class WorkerInfo(BaseModel):
     running: tuple[str, ...] = ()
     jobs_done: int = 0
     busy_share: float = 0.0
+    device_time: DeviceTime = DeviceTime()
+    tallies: dict[str, ModelTally] = {}
     started_at: datetime
     version: str
 

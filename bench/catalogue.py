@@ -1,0 +1,28 @@
+"""Which benchmarks there are. A module has `run(rounds, full)`, which measures and returns a row a peer."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from bench.results import Result
+
+SHORT = {
+    "p1": "p1_stub_path",
+    "batch": "batching",
+}
+"""What `make bench` runs, in minutes: id and module."""
+
+LONG: dict[str, str] = {}
+"""What only `make bench-full` runs besides."""
+
+
+def names(*, short: bool = False) -> list[str]:
+    """Return the ids, those of `make bench` first."""
+    return list(SHORT if short else SHORT | LONG)
+
+
+def run(name: str, rounds: int, *, full: bool) -> list[Result]:
+    """Measure one benchmark; `full` asks for work of the size the goals are stated for."""
+    module = import_module(f"bench.{(SHORT | LONG)[name]}")
+    return cast(list[Result], module.run(rounds, full))
