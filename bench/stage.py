@@ -169,6 +169,7 @@ def _new_job(spec: JobSpec) -> NewJob:
         spec=spec.model_dump_json(),
         batch_key=spec.batch_key,
         rows=spec.rows,
+        work=spec.work,
     )
 
 

@@ -47,6 +47,7 @@ def new_job(spec: JobSpec) -> NewJob:
         batch_key=spec.batch_key,
         priority=spec.priority,
         rows=spec.rows,
+        work=spec.work,
     )
 
 

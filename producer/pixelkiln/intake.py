@@ -215,6 +215,7 @@ def _prepared(
         batch_key=spec.batch_key,
         priority=spec.priority,
         rows=spec.rows,
+        work=spec.work,
         group=group,
         waits_for=kept.waits_for,
         start_deadline_s=request.start_deadline_s,

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pixelkiln_shared.kinds import INPUTS, Kind, Role, Strict
 
 SPEC_VERSION = 1
+WORK_OF_A_ROW = 1_000  # so that work is a whole number: the ledger adds it up without rounding
 
 
 class Priority(StrEnum):
@@ -101,6 +102,14 @@ class JobSpec(BaseModel):
     def rows(self) -> int:
         """How many places of a batch the job takes."""
         return int(self.input.get("count", 1))
+
+    @property
+    def work(self) -> int:
+        """The job's device work beside others of its model, at least 1: 1000 a row, x steps x megapixels.
+
+        Without a unit: a model's seconds per unit are learned (`costs`).
+        """
+        return max(1, round(WORK_OF_A_ROW * self.rows * INPUTS[self.kind].effort(self.input)))
 
     @property
     def batch_key(self) -> str:

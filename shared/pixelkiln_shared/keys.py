@@ -44,6 +44,7 @@ class LedgerKey(StrEnum):
     IDEMPOTENCY = "pk:idempotency:"  # + hash of scope and key, string, IDEMPOTENCY_S: the first answer
 
     WAITING = "pk:waiting"  # hash lane:class -> count, while they wait: depth without counting
+    WORK = "pk:work"  # hash lane:class and lane:running -> sum of `work`, while they wait or run: as WAITING
     QUEUE = "pk:queue:"  # + lane:class:tenant, zset by sequence, while they wait: a tenant's own order
     TENANTS = "pk:tenants:"  # + lane:class, zset by virtual service time, while one waits: whose turn it is
     HEADS = "pk:heads:"  # + lane:class, zset tenant -> first sequence, while one waits: the oldest job

@@ -8,6 +8,7 @@ list has to be kept in step.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,6 +20,7 @@ MAX_IMAGES_PER_JOB = 16
 MAX_SEED = 2**53 - 1 - MAX_IMAGES_PER_JOB  # JavaScript clients carry seed + i exactly, for every image
 MAX_REGION_MARKS = 256
 MAX_LABEL_CHARACTERS = 200
+USUAL_SIDE_PX = 512  # of a picture whose size is not known before its job has run
 
 
 class Kind(StrEnum):
@@ -146,6 +148,11 @@ _SEED: dict[str, Any] = {"minimum": 0, "maximum": MAX_SEED}
 _SIDE: dict[str, Any] = {"minimum": 8, "maximum": 8_192, "multipleOf": 8}
 
 
+def _megapixels(sides: Mapping[str, Any]) -> float:
+    width, height = (sides.get(name) or USUAL_SIDE_PX for name in ("width", "height"))
+    return float(width * height) / 1e6
+
+
 Options = dict[str, str | int | float | bool]
 Format = Literal["png", "webp", "jpeg"]
 
@@ -168,6 +175,14 @@ class KindInput(Strict):
     options: Options = Field(
         default_factory=dict, max_length=16, description="Settings that the model's catalogue entry lists"
     )
+
+    @classmethod
+    def effort(cls, settled: Mapping[str, Any]) -> float:
+        """Return the device work of one row of a settled input, beside others of its model.
+
+        Models of such a kind bring every picture to their own size, so one row is like another.
+        """
+        return 1.0
 
 
 class SampledInput(KindInput):
@@ -196,6 +211,17 @@ class SampledInput(KindInput):
         if value is not None and not 0 <= value <= MAX_SEED:
             raise PydanticCustomError("invalid_seed", "a seed is 0 to {limit}", {"limit": MAX_SEED})
         return value
+
+    @classmethod
+    def effort(cls, settled: Mapping[str, Any]) -> float:
+        """Return steps x megapixels; guidance above 1 takes a second pass a step."""
+        passes = 2 if (settled.get("guidance") or 0) > 1 else 1
+        return (settled.get("steps") or 1) * passes * cls.megapixels(settled)
+
+    @classmethod
+    def megapixels(cls, settled: Mapping[str, Any]) -> float:
+        """Return the size of the picture that is made."""
+        return _megapixels(settled)
 
 
 class SizedInput(SampledInput):
@@ -237,6 +263,11 @@ class EditInput(SizedInput):
         default=None, gt=0, le=1, description="How far from the picture: 1 keeps nothing of what is redrawn"
     )
 
+    @classmethod
+    def effort(cls, settled: Mapping[str, Any]) -> float:
+        """As for any sampler, but only the last `strength` of the steps are taken."""
+        return super().effort(settled) * (settled.get("strength") or 1.0)
+
 
 class UpscaleInput(SampledInput):
     """A picture made larger, by `scale` in each direction."""
@@ -245,6 +276,11 @@ class UpscaleInput(SampledInput):
 
     image: ImageRef
     scale: Literal[2, 3, 4] | None = Field(default=None, description="Left out: what the model does")
+
+    @classmethod
+    def megapixels(cls, settled: Mapping[str, Any]) -> float:
+        """Return the size of the larger picture."""
+        return _megapixels(settled.get("image") or {}) * (settled.get("scale") or 1) ** 2
 
 
 class Point(Strict):

@@ -91,6 +91,7 @@ class Ledgers(RuleBasedStateMachine):
         lane=st.sampled_from(LANES),
         batch_key=st.sampled_from(["k", "l"]),
         rows=st.integers(1, 3),
+        work=st.integers(1, 2_000),
         grouped=st.booleans(),
         deadline_s=st.sampled_from([None, None, None, 5.0]),
         parents=st.lists(picks, max_size=2),
@@ -156,7 +157,7 @@ class Ledgers(RuleBasedStateMachine):
             assert self.ledger.get(job) == before  # refused, or a repeat that changed nothing
 
     @precondition(lambda self: self.known)
-    @rule(pick=picks, move=st.sampled_from(["cancel", "cancel", "retry", "delete", "position"]))
+    @rule(pick=picks, move=st.sampled_from(["cancel", "cancel", "retry", "delete", "position", "ahead"]))
     def ask(self, pick: int, move: str) -> None:
         job = self.known[pick % len(self.known)]
         before = self.seen.get(job)
@@ -233,6 +234,10 @@ class Ledgers(RuleBasedStateMachine):
         running = Counter(one.lane for one in alive if one.status in HELD)
         assert {one.lane: one.waiting for one in lanes if one.waiting} == waiting
         assert {one.lane: one.running for one in lanes if one.running} == running
+        for one in lanes:
+            ours = [record for record in alive if record.lane == one.lane]
+            assert one.work == sum(record.work for record in ours if record.status is Status.QUEUED)
+            assert one.running_work == sum(record.work for record in ours if record.status in HELD)
 
     def everything_can_be_served(self) -> None:
         """From any state: when the workers are dead and one good worker comes, every job ends."""

@@ -19,7 +19,10 @@ MAX_STRIKES = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewJob:
-    """A job about to be written. `spec` is its `JobSpec` as JSON; the rest is what the scheduler needs."""
+    """A job about to be written. `spec` is its `JobSpec` as JSON; the rest is what the scheduler needs.
+
+    `work` is its size beside others of its lane (`JobSpec.work`); the ledger only adds it up.
+    """
 
     id: str
     kind: Kind
@@ -29,6 +32,7 @@ class NewJob:
     batch_key: str
     priority: Priority = Priority.STANDARD
     rows: int = 1
+    work: int = 1
     group: str | None = None
     waits_for: tuple[str, ...] = ()
     start_deadline_s: float | None = None
@@ -63,6 +67,7 @@ class Record:
     priority: Priority
     batch_key: str
     rows: int
+    work: int
     spec: str
     status: Status
     sequence: int
@@ -151,12 +156,25 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LaneStats:
-    """One lane right now. `oldest_s` is the age of the job that has waited longest, 0 when none waits."""
+    """One lane right now. `oldest_s` is the age of the job that has waited longest, 0 when none waits.
+
+    `work` is the sum over the jobs that wait, `running_work` over those that run.
+    """
 
     lane: str
     waiting: int
     running: int
     oldest_s: float
+    work: int = 0
+    running_work: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ahead:
+    """What is served before a waiting job in its lane, about: how many jobs, and their work."""
+
+    jobs: int
+    work: int
 
 
 class Ledger(Protocol):
@@ -307,6 +325,13 @@ class Ledger(Protocol):
 
     def position(self, job_id: str) -> int | None:
         """Return how many jobs are served before this one in its lane, about; None when it does not wait."""
+        ...
+
+    def ahead(self, job_id: str) -> Ahead | None:
+        """Return what is served before this job in its lane, about; None when it does not wait.
+
+        Of better classes the work is known; among its own a job ahead counts as the mean of the class.
+        """
         ...
 
     def lanes(self) -> list[LaneStats]:

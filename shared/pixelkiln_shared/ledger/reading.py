@@ -12,7 +12,7 @@ from pixelkiln_shared.jobs import Priority, Status
 from pixelkiln_shared.keys import LedgerKey
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger.connection import redis_errors
-from pixelkiln_shared.ledger.contract import Group, LaneStats, Page, Record
+from pixelkiln_shared.ledger.contract import Ahead, Group, LaneStats, Page, Record
 from pixelkiln_shared.ledger.scripts import Scripts
 
 MOST_PER_PAGE = 1_000
@@ -94,20 +94,35 @@ class LedgerReader:
         Raises:
             NotFound: no such job.
         """
+        found = self.ahead(job_id)
+        return None if found is None else found.jobs
+
+    def ahead(self, job_id: str) -> Ahead | None:
+        """Return what is served before this job in its lane, about; None when it does not wait.
+
+        Raises:
+            NotFound: no such job.
+        """
         with redis_errors():
-            place = int(self._scripts.run("position", job_id))
+            place, *work = map(int, self._scripts.run("position", job_id))
         if place == -2:
             raise missing(job_id)
-        return None if place == -1 else place
+        return None if place == -1 else Ahead(jobs=place, work=work[0])
 
     def lanes(self) -> list[LaneStats]:
         """Return every lane that has waiting or running jobs, by name."""
         with redis_errors():
             flat = self._scripts.run("lanes")
-        rows = zip(flat[0::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
         stats = [
-            LaneStats(lane=lane, waiting=int(waiting), running=int(running), oldest_s=int(oldest_ms) / 1_000)
-            for lane, waiting, running, oldest_ms in rows
+            LaneStats(
+                lane=lane,
+                waiting=int(waiting),
+                running=int(running),
+                oldest_s=int(oldest_ms) / 1_000,
+                work=int(work),
+                running_work=int(running_work),
+            )
+            for lane, waiting, running, oldest_ms, work, running_work in zip(*[iter(flat)] * 6, strict=True)
         ]
         return sorted(stats, key=lambda one: one.lane)
 
@@ -169,6 +184,7 @@ def _record(job_id: str, flat: Sequence[str], spec: str | None, outcome: str | N
         priority=Priority(fields["priority"]),
         batch_key=fields["batch_key"],
         rows=int(fields["rows"]),
+        work=int(fields.get("work", 0)),
         spec=spec,
         status=status,
         sequence=int(fields["sequence"]),

@@ -309,6 +309,7 @@ def _flat(jobs: Sequence[NewJob]) -> Iterator[str | int]:
         yield job.priority.value
         yield job.batch_key
         yield job.rows
+        yield job.work
         yield job.group or ""
         yield " ".join(dict.fromkeys(job.waits_for))
         yield "" if job.start_deadline_s is None else _ms(job.start_deadline_s)

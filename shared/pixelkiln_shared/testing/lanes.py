@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pixelkiln_shared.jobs import Priority, Status
-from pixelkiln_shared.ledger.contract import NewJob
+from pixelkiln_shared.ledger.contract import Ahead, NewJob
 
 CLASSES = tuple(Priority)
 
@@ -151,11 +152,13 @@ class Lane:
                 room -= job.new.rows
         return riders
 
-    def ahead_of(self, job: Job) -> int:
-        """Estimate how many jobs are served before this one."""
+    def ahead_of(self, job: Job) -> Ahead:
+        """Estimate what is served before this job."""
         if job.suspect:
-            return self.suspects().index(job)
-        before = 0
+            suspects = self.suspects()
+            place = suspects.index(job)
+            return Ahead(jobs=place, work=_share(suspects, place))
+        before = work = 0
         for priority in CLASSES:
             peers = self.of_class(priority)
             if priority is job.new.priority:
@@ -163,6 +166,18 @@ class Lane:
                 ranked = sorted(served, key=lambda name: (served[name], name))
                 rounds = mine.index(job) * len(served) + ranked.index(job.new.tenant)
                 behind = len(mine) - mine.index(job) - 1
-                return before + min(rounds, len(peers) - 1 - behind)
+                ahead = min(rounds, len(peers) - 1 - behind)
+                return Ahead(jobs=before + ahead, work=work + _share(peers, ahead))
             before += len(peers)
+            work += work_of(peers)
         raise AssertionError("a waiting job has a class")
+
+
+def work_of(jobs: Iterable[Job]) -> int:
+    """Return the work of several jobs."""
+    return sum(job.new.work for job in jobs)
+
+
+def _share(peers: list[Job], ahead: int) -> int:
+    """Return the work of so many of these jobs, each taken as their mean."""
+    return work_of(peers) * ahead // len(peers)

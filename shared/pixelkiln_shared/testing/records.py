@@ -12,8 +12,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 from pixelkiln_shared.errors import NotFound
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.kinds import Kind
-from pixelkiln_shared.ledger.contract import Group, LaneStats, Page, Record
-from pixelkiln_shared.testing.lanes import Job, Lane
+from pixelkiln_shared.ledger.contract import Ahead, Group, LaneStats, Page, Record
+from pixelkiln_shared.testing.lanes import Job, Lane, work_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -110,6 +110,12 @@ class MemoryRecords:
     @atomic
     def position(self, job_id: str) -> int | None:
         """Return how many jobs are served before this one, about; None when it does not wait."""
+        found = self.ahead(job_id)
+        return None if found is None else found.jobs
+
+    @atomic
+    def ahead(self, job_id: str) -> Ahead | None:
+        """Return what is served before this job in its lane, about; None when it does not wait."""
         job = self._job(job_id)
         return self._lanes[job.new.lane].ahead_of(job) if job.status is Status.QUEUED else None
 
@@ -117,7 +123,8 @@ class MemoryRecords:
     def lanes(self) -> list[LaneStats]:
         """Return every lane that has waiting or running jobs, by name."""
         now = self._clock()
-        running = Counter(job.new.lane for job in self._jobs.values() if job.lease_until is not None)
+        held = [job for job in self._jobs.values() if job.lease_until is not None]
+        running = Counter(job.new.lane for job in held)
         stats = []
         for name in sorted({*self._lanes, *running}):
             lane = self._lanes.get(name)
@@ -125,7 +132,12 @@ class MemoryRecords:
             oldest = max((now - (job.queued_at or job.created_at) for job in heads), default=0.0)
             stats.append(
                 LaneStats(
-                    lane=name, waiting=len(lane.jobs) if lane else 0, running=running[name], oldest_s=oldest
+                    lane=name,
+                    waiting=len(lane.jobs) if lane else 0,
+                    running=running[name],
+                    oldest_s=oldest,
+                    work=work_of(lane.jobs) if lane else 0,
+                    running_work=work_of(job for job in held if job.new.lane == name),
                 )
             )
         return stats
@@ -159,6 +171,7 @@ def record(job: Job) -> Record:
         priority=new.priority,
         batch_key=new.batch_key,
         rows=new.rows,
+        work=new.work,
         spec=new.spec,
         status=job.status,
         sequence=job.sequence,

@@ -3,7 +3,11 @@
 local function unlease(job)
   call("ZREM", K.leases, job.id)
   call("HDEL", K.held .. job.worker, job.id)
-  if call("HINCRBY", K.running, job.lane, -1) == 0 then call("HDEL", K.running, job.lane) end
+  call("HINCRBY", K.work, job.lane .. ":running", -job.work)
+  if call("HINCRBY", K.running, job.lane, -1) == 0 then
+    call("HDEL", K.running, job.lane)
+    call("HDEL", K.work, job.lane .. ":running")
+  end
 end
 
 -- Removes the job from whatever its present state keeps about it.

@@ -1,8 +1,9 @@
--- Returns {lane, waiting, running, age of the oldest in ms, ...} for each lane with waiting or running jobs.
+-- Returns {lane, waiting, running, age of the oldest in ms, waiting work, running work, ...} for each lane with waiting
+-- or running jobs.
 local lanes = {}
 
 local function at(lane)
-  lanes[lane] = lanes[lane] or {waiting = 0, running = 0, oldest = 0}
+  lanes[lane] = lanes[lane] or {waiting = 0, running = 0, oldest = 0, work = 0, running_work = 0}
   return lanes[lane]
 end
 
@@ -26,8 +27,16 @@ end
 local running = call("HGETALL", K.running)
 for i = 1, #running, 2 do at(running[i]).running = tonumber(running[i + 1]) end
 
+local work = call("HGETALL", K.work)
+for i = 1, #work, 2 do
+  local lane, class = string.match(work[i], "^(.*):(%a+)$")
+  local sum = class == "running" and "running_work" or "work"
+  at(lane)[sum] = at(lane)[sum] + work[i + 1]
+end
+
 local reply = {}
 for lane, stats in pairs(lanes) do
-  for _, value in ipairs({lane, stats.waiting, stats.running, stats.oldest}) do reply[#reply + 1] = value end
+  local values = {lane, stats.waiting, stats.running, stats.oldest, stats.work, stats.running_work}
+  for _, value in ipairs(values) do reply[#reply + 1] = value end
 end
 return reply

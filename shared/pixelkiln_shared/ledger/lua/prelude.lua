@@ -11,7 +11,7 @@ local WORKER_CRASHED = '{"code":"worker_crashed","message":"' .. MAX_STRIKES
   .. ' worker processes died while running this job alone"}'
 
 local FIELDS = {
-  "status", "kind", "lane", "tenant", "priority", "batch_key", "rows", "sequence", "attempt", "strikes",
+  "status", "kind", "lane", "tenant", "priority", "batch_key", "rows", "work", "sequence", "attempt", "strikes",
   "suspect", "group", "worker", "company", "spared", "retention_ms", "waits_for",
 }
 
@@ -21,7 +21,7 @@ local function read_job(id)
   if not values[1] then return nil end
   local job = {id = id}
   for i, name in ipairs(FIELDS) do job[name] = values[i] end
-  for _, name in ipairs({"rows", "sequence", "attempt", "strikes"}) do job[name] = tonumber(job[name] or 0) end
+  for _, name in ipairs({"rows", "work", "sequence", "attempt", "strikes"}) do job[name] = tonumber(job[name] or 0) end
   return job
 end
 

@@ -18,7 +18,11 @@ end
 local function count_waiting(job, change)
   local field = job.lane .. ":" .. (job.suspect and "suspect" or job.priority)
   local left = call("HINCRBY", K.waiting, field, change)
-  if left == 0 then call("HDEL", K.waiting, field) end
+  call("HINCRBY", K.work, field, change * job.work)
+  if left == 0 then
+    call("HDEL", K.waiting, field)
+    call("HDEL", K.work, field)
+  end
   return left
 end
 
@@ -104,6 +108,7 @@ local function take(job, worker, lease_ms, token)
   call("ZADD", K.leases, now + lease_ms, job.id)
   call("HSET", K.held .. worker, job.id, token)
   call("HINCRBY", K.running, job.lane, 1)
+  call("HINCRBY", K.work, job.lane .. ":running", job.work)
   announce(job)
 end
 

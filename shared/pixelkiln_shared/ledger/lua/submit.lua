@@ -1,6 +1,6 @@
--- ARGV: idempotency key or "", fingerprint, limit of waiting jobs or -1, jobs in the whole call; then 12 values a job:
--- id kind lane tenant priority batch_key rows group waits_for start_deadline_ms retention_ms spec ("" for none).
-local WIDTH = 12
+-- ARGV: idempotency key or "", fingerprint, limit of waiting jobs or -1, jobs in the whole call; then 13 values a job:
+-- id kind lane tenant priority batch_key rows work group waits_for start_deadline_ms retention_ms spec ("" for none).
+local WIDTH = 13
 local answered, fingerprint, limit, total = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 if answered ~= "" then
@@ -20,7 +20,7 @@ end
 -- Everything that can be refused is refused before the first write: all of the jobs or none.
 local ids, ours, owners = {}, {}, {}
 for at = 5, #ARGV, WIDTH do
-  local id, tenant, group, waits_for = ARGV[at], ARGV[at + 3], ARGV[at + 7], ARGV[at + 8]
+  local id, tenant, group, waits_for = ARGV[at], ARGV[at + 3], ARGV[at + 8], ARGV[at + 9]
   if group ~= "" then
     owners[group] = owners[group] or call("HGET", K.group .. group, "tenant") or tenant
     if owners[group] ~= tenant then return {"missing", group} end
@@ -45,7 +45,9 @@ local function enter_behind(job)
   end
   local key = job.lane .. "\0" .. job.batch_key
   batches[key] = batches[key] or batch_set(job.lane, job.batch_key)
-  call("HINCRBY", K.waiting, job.lane .. ":" .. job.priority, 1)
+  local field = job.lane .. ":" .. job.priority
+  call("HINCRBY", K.waiting, field, 1)
+  call("HINCRBY", K.work, field, job.work)
   call("ZADD", queue, job.sequence, job.id)
   call("ZADD", batches[key], job.sequence, job.id)
 end
@@ -53,12 +55,13 @@ end
 local function write(at)
   local job = {
     id = ARGV[at], kind = ARGV[at + 1], lane = ARGV[at + 2], tenant = ARGV[at + 3], priority = ARGV[at + 4],
-    batch_key = ARGV[at + 5], rows = ARGV[at + 6], attempt = 0, status = "queued", sequence = sequence,
+    batch_key = ARGV[at + 5], rows = ARGV[at + 6], work = tonumber(ARGV[at + 7]), attempt = 0,
+    status = "queued", sequence = sequence,
   }
-  local group, waits_for, deadline, retention = ARGV[at + 7], ARGV[at + 8], ARGV[at + 9], ARGV[at + 10]
+  local group, waits_for, deadline, retention = ARGV[at + 8], ARGV[at + 9], ARGV[at + 10], ARGV[at + 11]
   set(job, "status", "queued", "kind", job.kind, "lane", job.lane, "tenant", job.tenant, "priority", job.priority,
-    "batch_key", job.batch_key, "rows", job.rows, "sequence", sequence, "created_at", now)
-  call("SET", K.spec .. job.id, ARGV[at + 11])
+    "batch_key", job.batch_key, "rows", job.rows, "work", job.work, "sequence", sequence, "created_at", now)
+  call("SET", K.spec .. job.id, ARGV[at + 12])
   if group ~= "" then
     job.group = group
     set(job, "group", group)
