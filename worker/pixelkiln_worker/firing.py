@@ -21,7 +21,7 @@ from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import JobError, ModelUnavailable, PixelkilnError, Unavailable
 from pixelkiln_shared.ledger.contract import Claim, LaneOffer, Ledger
 from pixelkiln_shared.storage.contract import Storage
-from pixelkiln_worker import delivery, inputs
+from pixelkiln_worker import choices, delivery, inputs
 from pixelkiln_worker.compute import Compute, Work
 from pixelkiln_worker.device import Device, DeviceThread, Poisoned
 from pixelkiln_worker.families.contract import Task
@@ -33,9 +33,6 @@ from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import NextSlot, Turns
 
 log = structlog.get_logger(__name__)
-
-SHORTEST_MAX_WAIT_S = 10.0  # a lane whose model is not loaded is passed over at least so long
-LOADS_PER_MAX_WAIT = 4  # then the loading costs at most a fifth of the time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,17 +132,8 @@ def _in_vain(shop: Workshop) -> str:
 
 
 def _offers(shop: Workshop) -> list[LaneOffer]:
-    resident = shop.residency.resident
-    return [
-        LaneOffer(
-            lane=lane,
-            max_rows=entry.limits.max_batch,
-            resident=entry.id in resident,
-            max_wait_s=max(SHORTEST_MAX_WAIT_S, LOADS_PER_MAX_WAIT * shop.residency.load_s(entry.id)),
-        )
-        for lane, entry in shop.lanes.items()
-        if not shop.residency.resting(entry.id)
-    ]
+    house = shop.residency
+    return choices.offers(shop.lanes, resident=house.resident, load_s=house.load_s, resting=house.resting)
 
 
 def _top_up(shop: Workshop, batch: Batch) -> None:

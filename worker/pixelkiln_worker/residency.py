@@ -15,6 +15,7 @@ import structlog
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_worker import families
+from pixelkiln_worker.choices import leaving
 from pixelkiln_worker.device import Device, Poisoned, is_out_of_memory, is_poisoned
 from pixelkiln_worker.families.contract import Load, Model
 
@@ -163,18 +164,14 @@ class Residency:
         return model, max(taken, model.footprint_bytes)
 
     def _make_room(self, needed_bytes: int, *, keep: str | None = None) -> None:
-        evicted = False
-        while self._used_bytes() + needed_bytes > self._device.memory_bytes:
-            oldest = next((name for name in self._models if name != keep), None)
-            if oldest is None:  # larger than the budget by itself: serve it alone
-                break
-            self._evict(oldest)
-            evicted = True
-        if evicted:
+        """Unload what must go; a model larger than the budget by itself is served alone."""
+        footprints = {name: self._footprints[name] for name in self._models}
+        budget_bytes = self._device.memory_bytes
+        gone = list(leaving(footprints, needed_bytes=needed_bytes, budget_bytes=budget_bytes, keep=keep))
+        for name in gone:
+            self._evict(name)
+        if gone:
             self._collect()
-
-    def _used_bytes(self) -> int:
-        return sum(self._footprints[name] for name in self._models)
 
     def _evict(self, name: str) -> None:
         model = self._models.pop(name)
