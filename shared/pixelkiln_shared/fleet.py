@@ -10,7 +10,7 @@ import redis
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pixelkiln_shared import keys
-from pixelkiln_shared.errors import RedisUnavailable
+from pixelkiln_shared.errors import NotFound, RedisUnavailable
 
 State = Literal["starting", "ready", "draining"]
 
@@ -119,18 +119,43 @@ class Fleet:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
-    def report(self, info: WorkerInfo) -> None:
-        """Say that this worker lives; repeat well within `keys.WORKER_S`."""
+    def report(self, info: WorkerInfo) -> bool:
+        """Say that this worker lives, well within every `keys.WORKER_S`; return whether it shall drain."""
         with self._client.pipeline(transaction=True) as pipe:
             pipe.sadd(keys.WORKERS, info.id)
             pipe.set(keys.worker(info.id), info.model_dump_json(), ex=keys.WORKER_S)
+            pipe.exists(keys.drain(info.id))
+            return bool(self._execute(pipe)[-1])
+
+    def drain(self, worker_id: str) -> WorkerInfo:
+        """Ask a worker to end what it runs, claim no more and stay down; asking again changes nothing.
+
+        It hears within a second, and with its next report at the latest.
+
+        Raises:
+            NotFound: no such worker is alive.
+        """
+        info = next((one for one in self.workers() if one.id == worker_id), None)
+        if info is None:
+            raise NotFound("no such worker is alive")
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.set(keys.drain(worker_id), "1", ex=keys.DRAIN_S)
+            pipe.publish(keys.DRAINS, worker_id)
             self._execute(pipe)
+        return info
+
+    def unwanted(self, worker_id: str) -> bool:
+        """Return whether this worker was asked to drain."""
+        try:
+            return bool(self._client.exists(keys.drain(worker_id)))
+        except redis.RedisError as error:
+            raise RedisUnavailable("Redis does not answer") from error
 
     def leave(self, worker_id: str) -> None:
         """Say that this worker has ended; unknown ids are no error."""
         with self._client.pipeline(transaction=True) as pipe:
             pipe.srem(keys.WORKERS, worker_id)
-            pipe.delete(keys.worker(worker_id))
+            pipe.delete(keys.worker(worker_id), keys.drain(worker_id))
             self._execute(pipe)
 
     def workers(self) -> list[WorkerInfo]:
@@ -152,9 +177,9 @@ class Fleet:
         """Return the lanes that at least one ready worker serves."""
         return frozenset(lane for info in self.workers() if info.state == "ready" for lane in info.lanes)
 
-    def _execute(self, pipe: Any) -> None:
+    def _execute(self, pipe: Any) -> list[Any]:
         try:
-            pipe.execute()
+            return cast(list[Any], pipe.execute())
         except redis.RedisError as error:
             raise RedisUnavailable("Redis does not answer") from error
 

@@ -18,12 +18,14 @@ IDEMPOTENCY_S = 86_400  # clients that retry for a day still find their first an
 UPLOAD_S = 86_400  # an upload that no job used within a day is swept
 EMBEDDING_S = 86_400  # a picture is clicked on for minutes, perhaps again tomorrow; anew it costs a second
 WORKER_S = 30  # a worker that did not report for two leases is gone
+DRAIN_S = 3_600  # an hour outlasts any outage a worker would sit out; ids of workers never come again
 PREVIEW_S = 60  # a rough picture is worth looking at while its job runs, and a new one comes every second
 EVENT_SHARDS = 16  # enough that one XREAD per shard stays small, few enough for one blocking call
 EVENTS_KEPT = 10_000  # entries per shard (approximate): minutes of history for Last-Event-ID
 CELERY_PREFIX = "pk:celery:"  # kombu's global_keyprefix: bells live beside the ledger, never among its keys
 
 CANCELS = "pk:cancels"  # pub/sub channel, no lifetime: a hint, the truth is in the record
+DRAINS = "pk:drains"  # pub/sub channel of worker ids, no lifetime: a hint, the truth is in `drain`
 
 
 class LedgerKey(StrEnum):
@@ -77,6 +79,11 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower cas
 def worker(worker_id: str) -> str:
     """Return the key of a worker's last report; lives `WORKER_S`."""
     return f"pk:worker:{worker_id}"
+
+
+def drain(worker_id: str) -> str:
+    """Return the key that asks a worker to drain; lives `DRAIN_S`, in case the worker misses the hint."""
+    return f"pk:drain:{worker_id}"
 
 
 def preview(job_id: str) -> str:

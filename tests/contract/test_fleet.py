@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from pixelkiln_shared import keys
-from pixelkiln_shared.errors import RedisUnavailable
+from pixelkiln_shared.errors import NotFound, RedisUnavailable
 from pixelkiln_shared.fleet import Fleet, LoadedModel, State, WorkerInfo, unavailable
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -95,3 +95,27 @@ def test_a_report_of_another_version_hides_nobody(client: redis.Redis) -> None:
 def test_a_dead_redis_is_a_typed_error() -> None:
     with redis.Redis(port=1, socket_timeout=1) as client, pytest.raises(RedisUnavailable):
         Fleet(client).workers()
+
+
+def test_an_asked_worker_hears_it_with_its_next_report(client: redis.Redis) -> None:
+    fleet = Fleet(client)
+    assert not fleet.report(worker("w1"))
+    assert fleet.drain("w1") == fleet.drain("w1") == worker("w1")
+    assert fleet.report(worker("w1"))
+    assert fleet.unwanted("w1")
+    assert not fleet.report(worker("w2"))
+
+
+def test_the_wish_ends_with_the_worker_or_after_an_hour(client: redis.Redis) -> None:
+    fleet = Fleet(client)
+    fleet.report(worker("w1"))
+    fleet.drain("w1")
+    assert 0 < client.ttl(keys.drain("w1")) <= keys.DRAIN_S  # type: ignore[operator]
+    fleet.leave("w1")
+    assert not fleet.unwanted("w1")
+
+
+def test_a_worker_that_is_not_there_cannot_be_asked(client: redis.Redis) -> None:
+    with pytest.raises(NotFound):
+        Fleet(client).drain("w1")
+    assert client.exists(keys.drain("w1")) == 0

@@ -33,7 +33,7 @@ from pixelkiln_worker.held import Gone, Held, HeldJob
 from pixelkiln_worker.lifecycle import Lifecycle, Ringer
 from pixelkiln_worker.recall import Recall
 from pixelkiln_worker.residency import Residency
-from pixelkiln_worker.serving import EXIT_DEAF, EXIT_HUNG, EXIT_POISONED
+from pixelkiln_worker.serving import EXIT_DEAF, EXIT_DRAINED, EXIT_HUNG, EXIT_POISONED
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import Turns
 from tests.worker_processes import new_job, stub_spec, wait_for
@@ -62,6 +62,7 @@ class House:
     fleet: Fleet
     codes: list[int]
     redis_url: str
+    ends: list[str]
 
     def hold(self, *specs: JobSpec) -> list[HeldJob]:
         self.ledger.submit([new_job(spec) for spec in specs])
@@ -76,6 +77,7 @@ def house(redis_url: str) -> Iterator[House]:
     ledger, bells, turns = MemoryLedger(clock), MemoryBells(), Turns()
     lanes = {LANE: Catalogue.load(stub=True).lanes[LANE]}
     codes: list[int] = []
+    ends: list[str] = []
     settings = Settings(redis_url=redis_url, drain_s=0.2, heartbeat_s=0.5)
     with redis.Redis.from_url(redis_url, decode_responses=True) as client, ThreadPoolExecutor(1) as hands:
         shop = Workshop(
@@ -108,8 +110,9 @@ def house(redis_url: str) -> Iterator[House]:
             client=client,
             settings=settings,
             exit_process=codes.append,
+            end_celery=lambda: ends.append("SIGTERM"),
         )
-        yield House(life, shop, ledger, bells, clock, fleet, codes, redis_url)
+        yield House(life, shop, ledger, bells, clock, fleet, codes, redis_url, ends)
         life.stop()
         shop.thread.close()
 
@@ -326,7 +329,7 @@ def test_a_deaf_process_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_cancel_is_heard_in_milliseconds(house: House, redis_url: str) -> None:
     [job] = house.hold(stub_spec())
-    house.life._cancels.start()
+    house.life._wishes.start()
 
     def heard() -> bool | None:
         with redis.Redis.from_url(redis_url) as client:
@@ -334,3 +337,39 @@ def test_a_cancel_is_heard_in_milliseconds(house: House, redis_url: str) -> None
         return job.gone is Gone.CANCELED or None
 
     wait_for(heard, 3, "the cancel was not heard")
+
+
+def test_a_ready_worker_that_is_asked_to_drain_ends_as_after_sigterm(house: House) -> None:
+    house.life.ready()
+    house.life.report()
+    house.fleet.drain("w1")
+    house.life.report()
+    house.life.report()
+    assert (house.ends, house.codes, house.life.exit_code) == (["SIGTERM"], [], EXIT_DRAINED)
+
+
+def test_a_worker_that_still_loads_ends_by_itself_when_asked_to_drain(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "LAST_WORDS_S", 0.0)
+    house.life.report()
+    house.fleet.drain("w1")
+    house.life.report()
+    wait_for(lambda: house.codes or None, 5, "it did not end")
+    assert (house.ends, house.codes) == ([], [EXIT_DRAINED])
+    assert house.fleet.workers() == []
+
+
+def test_a_wish_to_drain_is_for_one_worker_and_heard_at_once(house: House) -> None:
+    house.life.ready()
+    house.life.report()
+    house.life._wishes.start()
+
+    def heard() -> bool | None:
+        house.life._client.publish(keys.DRAINS, "w2")
+        assert house.ends == []
+        house.fleet.drain("w1")  # again and again: the channel may not be open yet
+        time.sleep(0.05)
+        return house.ends == ["SIGTERM"] or None
+
+    wait_for(heard, 3, "the wish was not heard")

@@ -111,7 +111,7 @@ class Process:
         if self._life is not None:
             self._life.stop()
             sys.stderr.flush()
-            os._exit(0)
+            os._exit(self._life.exit_code)
 
 
 def warm_up(shop: Workshop, *, all_of_them: bool) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,13 @@ from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import redis_client
 from pixelkiln_shared.settings import Settings, load
-from pixelkiln_worker.serving import EXIT_MISCONFIGURED, EXIT_POISONED, EXIT_UNAVAILABLE, served
+from pixelkiln_worker.serving import (
+    EXIT_DRAINED,
+    EXIT_MISCONFIGURED,
+    EXIT_POISONED,
+    EXIT_UNAVAILABLE,
+    served,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +85,11 @@ class Child:
     pause_s: float = FIRST_PAUSE_S
     last_pid: int = 0
     last_code: int | None = None
+    drained: bool = False  # the last process ended because somebody asked it to: there is no next one
+
+    def due(self) -> bool:
+        """Whether the next process should be started now."""
+        return self.process is None and not self.drained and time.monotonic() >= self.next_start_at
 
     def start(self) -> None:
         """Start the process, in a group of its own: Ctrl-C reaches only the launcher, which then drains."""
@@ -106,9 +118,7 @@ class Child:
         elif self.last_code == EXIT_POISONED:  # it had served: the next one will, and jobs wait for it
             self.pause_s = FIRST_PAUSE_S
         self.next_start_at = now + self.pause_s
-        log.warning(
-            "worker ended", pid=self.process.pid, code=self.last_code, restart_s=round(self.pause_s, 1)
-        )
+        self.drained = self.last_code == EXIT_DRAINED
         self.process = None
         return True
 
@@ -124,7 +134,8 @@ class Launcher:
     def run(self) -> int:
         """Keep one child a device alive until SIGTERM or SIGINT.
 
-        Returns 0 after an orderly stop, 2 when a child says that a setting is wrong, 1 when one was killed.
+        Returns 0 after an orderly stop or when every child was drained, 2 when a child says that a setting is
+        wrong, 1 when one was killed.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
@@ -134,24 +145,30 @@ class Launcher:
         while not self._stopping.is_set():
             for child in self.children:
                 if child.ended():
-                    self._strike_off(child.last_pid)
+                    self._bury(child)
                     if child.last_code == EXIT_MISCONFIGURED:
                         code = EXIT_MISCONFIGURED
                         self._stopping.set()
-                if child.process is None and time.monotonic() >= child.next_start_at and not code:
+                if child.due() and not code:
                     child.start()
+            if all(child.drained for child in self.children):
+                return 0
             self._stopping.wait(_POLL_S)
         return self._stop() or code
 
-    def _strike_off(self, pid: int) -> None:
+    def _bury(self, child: Child) -> None:
         """Take a dead child off the fleet's register, where it would be counted as alive for a while."""
-        try:
+        with suppress(RedisUnavailable):
             fleet = Fleet(redis_client(self.settings))
             for info in fleet.workers():
-                if info.pid == pid and info.host == socket.gethostname():
+                if info.pid == child.last_pid and info.host == socket.gethostname():
+                    child.drained |= fleet.unwanted(info.id)  # it died while it drained
                     fleet.leave(info.id)
-        except RedisUnavailable:
-            return
+        how = {"pid": child.last_pid, "code": child.last_code}
+        if child.drained:
+            log.info("worker drained", **how)
+        else:
+            log.warning("worker ended", **how, restart_s=round(child.pause_s, 1))
 
     def _stop(self) -> int:
         """Drain every child; kill those that do not end in time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -24,7 +25,7 @@ from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.loops import Loop
 from pixelkiln_worker.residency import Resident
-from pixelkiln_worker.serving import EXIT_DEAF, EXIT_HUNG, EXIT_POISONED
+from pixelkiln_worker.serving import EXIT_DEAF, EXIT_DRAINED, EXIT_HUNG, EXIT_POISONED
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +81,10 @@ class Ringer:
 
 
 class Lifecycle:
-    """The loops of one process. `exit_process` ends it at once, without any clean-up."""
+    """The loops of one process.
+
+    `exit_process` ends it at once, without any clean-up; `end_celery` makes it stop as SIGTERM does.
+    """
 
     def __init__(
         self,
@@ -91,16 +95,19 @@ class Lifecycle:
         client: redis.Redis,
         settings: Settings,
         exit_process: Callable[[int], object] = os._exit,
+        end_celery: Callable[[], object] = lambda: os.kill(os.getpid(), signal.SIGTERM),
     ) -> None:
+        self.exit_code = 0
         self._shop = shop
         self._ringer = ringer
         self._fleet = fleet
         self._client = client
         self._settings = settings
         self._exit = exit_process
+        self._end_celery = end_celery
         self._state: State = "starting"
         self._started_at = datetime.now(UTC)
-        self._drain_lock = threading.Lock()
+        self._drain_lock, self._asked_lock = threading.Lock(), threading.Lock()
         self._reap_s = min(REAP_S, settings.heartbeat_s)
         self._heartbeat = Loop("heartbeat", self.heartbeat, settings.heartbeat_s)
         self._pulse = Loop("pulse", self.pulse, PULSE_S)
@@ -109,7 +116,7 @@ class Lifecycle:
         self._reaper = Loop("reaper", self.reap, self._reap_s)
         self._previews = Previews(client)
         self._shows = Loop("previews", self.show_previews, PULSE_S)
-        self._cancels = Loop("cancels", self.hear_cancels, 0.0)
+        self._wishes = Loop("wishes", self.hear_wishes, 0.0)
 
     def start(self) -> None:
         """Start the loops; the process reports itself as starting."""
@@ -172,22 +179,22 @@ class Lifecycle:
             if reaped.requeued or reaped.failed:
                 log.warning("leases had run out", requeued=reaped.requeued, failed=reaped.failed)
 
-    def hear_cancels(self) -> None:
-        """Listen for cancels until the connection breaks; what is missed, the heartbeat brings."""
+    def hear_wishes(self) -> None:
+        """Listen for cancels and drains until the connection breaks; heartbeat and report bring the rest."""
         try:
             with self._client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
-                channel.subscribe(keys.CANCELS)
-                while not self._cancels.stopped:
+                channel.subscribe(keys.CANCELS, keys.DRAINS)
+                while not self._wishes.stopped:
                     message = channel.get_message(timeout=1.0)
                     if message is not None:
-                        self._shop.held.leave([_text(message["data"])], Gone.CANCELED)
+                        self._heed(_text(message["channel"]), _text(message["data"]))
         except redis.RedisError as error:
             raise RedisUnavailable("Redis does not answer") from error
 
     def report(self) -> None:
-        """Tell the fleet how we are."""
+        """Tell the fleet how we are, and hear whether we are wanted any longer."""
         shop = self._shop
-        self._fleet.report(
+        unwanted = self._fleet.report(
             WorkerInfo(
                 id=shop.worker_id,
                 host=socket.gethostname(),
@@ -207,6 +214,8 @@ class Lifecycle:
                 version=__version__,
             )
         )
+        if unwanted:
+            self.drain_for_good()
 
     def listen(self) -> None:
         """End an idle process that hears no bell while jobs wait for long: Celery's consumer is stuck."""
@@ -226,6 +235,17 @@ class Lifecycle:
         """Stop claiming, wait up to `drain_s` for what runs, give the rest back, and end. Returns at once."""
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
+    def drain_for_good(self) -> None:
+        """Drain because somebody asked for it, and end so that nobody starts this worker again."""
+        if self._state == "draining" or not self._asked_lock.acquire(blocking=False):
+            return
+        self.exit_code = EXIT_DRAINED
+        log.info("asked to drain")
+        if self._state == "starting":  # Celery does not heed SIGTERM yet
+            self.drain()
+        else:  # as from outside: Celery stops hearing bells, and calls `drain`
+            self._end_celery()
+
     def end_poisoned(self, suspects: Sequence[HeldJob]) -> None:
         """End the process after the device broke; on the device thread, so that nothing else runs there.
 
@@ -237,7 +257,7 @@ class Lifecycle:
         shop.held.leave([job.id for job in suspects], Gone.LOST)  # the ledger still counts them as held by us
         self._end_early()
         self._let_expire(suspects)
-        self._exit(EXIT_POISONED)
+        self._exit(self.exit_code or EXIT_POISONED)
 
     def _drain(self) -> None:
         if not self._drain_lock.acquire(blocking=False):
@@ -251,7 +271,7 @@ class Lifecycle:
         self._report.stop()
         self._leave()
         time.sleep(LAST_WORDS_S)
-        self._exit(0)
+        self._exit(self.exit_code)
 
     def _leave(self) -> None:
         try:
@@ -261,7 +281,7 @@ class Lifecycle:
 
     def _loops(self) -> tuple[Loop, ...]:
         mine = (self._heartbeat, self._pulse, self._shows, self._report, self._listener, self._reaper)
-        return (*mine, self._cancels, self._ringer.loop)
+        return (*mine, self._wishes, self._ringer.loop)
 
     def _give_back(self, which: Callable[[HeldJob], bool]) -> None:
         jobs = [job for job in self._shop.held.jobs() if which(job)]
@@ -289,7 +309,7 @@ class Lifecycle:
         for job in hung:
             self._shop.held.settle(job)
         self._end_early()
-        self._exit(EXIT_HUNG)
+        self._exit(self.exit_code or EXIT_HUNG)
 
     def _end_early(self) -> None:
         """Save what can be saved in a few seconds, and say goodbye."""
@@ -308,6 +328,12 @@ class Lifecycle:
             self._ringer.bells.ring(self._shop.ledger.reap().lanes)
         except Unavailable:
             log.warning("Redis is away: leases will run out instead", jobs=[job.id for job in jobs])
+
+    def _heed(self, channel: str, name: str) -> None:
+        if channel == keys.CANCELS:
+            self._shop.held.leave([name], Gone.CANCELED)
+        elif name == self._shop.worker_id:
+            self.drain_for_good()
 
     def _enter(self, state: State) -> None:
         self._state = state

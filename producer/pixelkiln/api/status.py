@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from pixelkiln.api.auth import CurrentCaller
+from pixelkiln.api.metrics import TYPE, exposition
 from pixelkiln.api.responses import problems
-from pixelkiln.api.services import Parts, Services
+from pixelkiln.api.services import Parts
 from pixelkiln.resources import LaneResource, LoadedResource, StatsResource, WorkerList, WorkerResource
 from pixelkiln_shared.jobs import Status
-
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 router = APIRouter(tags=["status"])
 
@@ -95,36 +88,5 @@ def stats(parts: Parts, caller: CurrentCaller) -> StatsResource:
     },
 )
 def metrics(parts: Parts, caller: CurrentCaller) -> Response:
-    """Return gauges for Prometheus; read afresh, so every API process says the same."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Gauges(parts, caller.tenant))
-    return Response(generate_latest(registry), media_type=METRICS_TYPE)
-
-
-class _Gauges(Collector):
-    def __init__(self, parts: Services, tenant: str) -> None:
-        self._parts = parts
-        self._tenant = tenant
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the families; see `metrics`."""
-        waiting = GaugeMetricFamily("pixelkiln_queue_waiting", "Jobs that wait", labels=["lane"])
-        running = GaugeMetricFamily("pixelkiln_queue_running", "Jobs that run", labels=["lane"])
-        oldest = GaugeMetricFamily(
-            "pixelkiln_queue_oldest_seconds", "Age of the job that has waited longest", labels=["lane"]
-        )
-        for lane in self._parts.producer.ledger.lanes():
-            waiting.add_metric([lane.lane], lane.waiting)
-            running.add_metric([lane.lane], lane.running)
-            oldest.add_metric([lane.lane], lane.oldest_s)
-        yield from (waiting, running, oldest)
-        jobs = GaugeMetricFamily("pixelkiln_jobs", "Jobs in each state", labels=["status"])
-        counts = self._parts.producer.ledger.counts(self._tenant)
-        for status in Status:
-            jobs.add_metric([status], counts.get(status, 0))
-        yield jobs
-        fleet = GaugeMetricFamily("pixelkiln_workers", "Live worker processes", labels=["state"])
-        states = Counter(info.state for info in self._parts.fleet.workers())
-        for state in ("starting", "ready", "draining"):
-            fleet.add_metric([state], states[state])
-        yield fleet
+    """Return metrics for Prometheus; read afresh, so every API process says the same."""
+    return Response(exposition(parts, caller.tenant), media_type=TYPE)

@@ -1,0 +1,64 @@
+"""A worker that is asked to drain ends what it runs, claims no more, and stays down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pixelkiln_shared.jobs import Status
+from tests.worker_processes import Stack, stub_spec, wait_for
+
+
+@pytest.fixture
+def stack(redis_url: str, tmp_path: Path) -> Iterator[Stack]:
+    stack = Stack(redis_url, tmp_path)
+    yield stack
+    stack.close()
+
+
+def log_of(stack: Stack) -> str:
+    return (stack.folder / "worker-0.log").read_text()
+
+
+def test_the_job_in_hand_ends_the_next_waits_and_nobody_starts_the_worker_again(stack: Stack) -> None:
+    worker = stack.start()
+    [in_hand] = stack.submit(stub_spec("in hand", steps=20, device_ms=2_000))
+    stack.until_running(in_hand, step=1)
+    stack.fleet.drain(worker.id)
+    wait_for(lambda: stack.fleet.workers()[0].state == "draining" or None, 2, "the wish was not heard")
+    [later] = stack.submit(stub_spec("later"))
+    [record] = stack.until([in_hand])
+    assert (record.status, record.attempt) == (Status.SUCCEEDED, 1)
+    assert stack.launchers[0].wait(timeout=15) == 0
+    assert stack.fleet.workers() == []
+    assert stack.ledger.get(later).status is Status.QUEUED
+    assert not Path(f"/proc/{worker.pid}").exists()
+    assert log_of(stack).count("worker started") == 1
+
+
+def test_a_bell_beside_a_draining_worker_is_left_for_another(stack: Stack) -> None:
+    leaving = stack.start()
+    [in_hand] = stack.submit(stub_spec("in hand", steps=20, device_ms=3_000))
+    stack.until_running(in_hand, step=1)
+    staying = stack.start()
+    stack.fleet.drain(leaving.id)
+    wait_for(lambda: "draining" in {w.state for w in stack.fleet.workers()} or None, 2, "it did not hear")
+    [later] = stack.until(stack.submit(stub_spec("later")))
+    assert later.status is Status.SUCCEEDED
+    assert stack.ledger.get(in_hand).status is Status.RUNNING
+    stack.until([in_hand])
+    assert stack.launchers[0].wait(timeout=15) == 0
+    assert [info.id for info in stack.fleet.workers()] == [staying.id]
+
+
+def test_a_worker_that_dies_while_it_drains_is_not_replaced(stack: Stack) -> None:
+    worker = stack.start()
+    [in_hand] = stack.submit(stub_spec("[crash] in hand", steps=2, device_ms=3_000))
+    stack.until_running(in_hand)
+    stack.fleet.drain(worker.id)
+    assert stack.launchers[0].wait(timeout=15) == 0
+    assert stack.ledger.get(in_hand).status is not Status.SUCCEEDED
+    assert log_of(stack).count("worker started") == 1
+    assert stack.fleet.workers() == []
