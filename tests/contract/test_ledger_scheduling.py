@@ -119,6 +119,18 @@ def test_a_batch_holds_the_same_key_only(world: World) -> None:
     assert [job.id for job in world.claimed(max_rows=8)] == [first, third]
 
 
+def test_a_claim_tells_how_long_each_job_waited_since_it_came_or_came_back(world: World) -> None:
+    first = world.one()
+    world.clock.advance(2.5)
+    world.one()
+    world.clock.advance(1.25)
+    claimed = world.claimed(max_rows=2)
+    assert [job.waited_s for job in claimed] == [3.75, 1.25]
+    world.ledger.release(first, claimed[0].attempt)
+    world.clock.advance(0.5)
+    assert [job.waited_s for job in world.claimed(max_rows=2)] == [0.5]
+
+
 def test_a_batch_stops_at_its_rows(world: World) -> None:
     jobs = world.submit(5, rows=2)
     assert [job.id for job in world.claimed(max_rows=5)] == jobs[:2]

@@ -98,12 +98,16 @@ class LaneOffer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claimed:
-    """One job handed to a worker. `attempt` is the fencing token for every later move."""
+    """One job handed to a worker. `attempt` is the fencing token for every later move.
+
+    `waited_s` is how long it was ready to run before, by Redis's clock: since it was accepted or came back.
+    """
 
     id: str
     attempt: int
     rows: int
     spec: str
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

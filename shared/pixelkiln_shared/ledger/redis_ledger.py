@@ -331,7 +331,8 @@ def _submitted(answer: list[Any], jobs: Sequence[NewJob]) -> Submitted:
 
 
 def _claimed(flat: list[Any]) -> tuple[Claimed, ...]:
-    rows = zip(flat[0::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
+    jobs = zip(*(flat[place::5] for place in range(5)), strict=True)
     return tuple(
-        Claimed(id=one, attempt=int(attempt), rows=int(rows), spec=spec) for one, attempt, rows, spec in rows
+        Claimed(id=one, attempt=int(attempt), rows=int(rows), spec=spec, waited_s=int(waited_ms) / 1_000)
+        for one, attempt, rows, spec, waited_ms in jobs
     )

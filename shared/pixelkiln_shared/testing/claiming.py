@@ -66,7 +66,7 @@ class MemoryClaims(MemoryRecords):
         return Claim(
             lane=offer.lane,
             batch_key=jobs[0].new.batch_key,
-            jobs=tuple(map(_claimed, jobs)),
+            jobs=tuple(map(self._claimed, jobs)),
             suspect=jobs[0].suspect,
         )
 
@@ -120,8 +120,9 @@ class MemoryClaims(MemoryRecords):
         riders = lane.riders(claim.batch_key, max_rows)
         for rider in riders:
             self._take(rider, worker, lease_s)
-        return tuple(map(_claimed, riders))
+        return tuple(map(self._claimed, riders))
 
-
-def _claimed(job: Job) -> Claimed:
-    return Claimed(id=job.new.id, attempt=job.attempt, rows=job.new.rows, spec=job.new.spec)
+    def _claimed(self, job: Job) -> Claimed:
+        waited_s = round(self._clock() - (job.queued_at or job.created_at), 3)
+        new = job.new
+        return Claimed(id=new.id, attempt=job.attempt, rows=new.rows, spec=new.spec, waited_s=waited_s)

@@ -126,10 +126,12 @@ local function take_riders(taken, lane, batch_key, room, worker, lease_ms, token
   end
 end
 
--- Flattens jobs to id, attempt, rows, spec, ...
+-- Flattens jobs to id, attempt, rows, spec, milliseconds waited, ...
 local function claimed(reply, jobs)
   for _, job in ipairs(jobs) do
-    for _, value in ipairs({job.id, job.attempt, job.rows, call("GET", K.spec .. job.id)}) do
+    local times = call("HMGET", K.job .. job.id, "queued_at", "created_at")
+    local waited = now - (times[1] or times[2])
+    for _, value in ipairs({job.id, job.attempt, job.rows, call("GET", K.spec .. job.id), waited}) do
       reply[#reply + 1] = value
     end
   end

@@ -1,4 +1,4 @@
--- ARGV: worker, token of this call, lease_ms, lane, batch_key, max_rows. Returns {id, attempt, rows, spec, ...}.
+-- ARGV: worker, token of this call, lease_ms, lane, batch_key, max_rows. Returns {id, attempt, rows, spec, waited, ...}.
 local worker, token, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local held = call("HGETALL", K.held .. worker)
 local taken = taken_before(held, token)
