@@ -21,7 +21,8 @@ from pixelkiln_shared.catalogue import Catalogue, ModelEntry
 from pixelkiln_shared.jobs import JobSpec
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families.contract import Outcome, Picture, Task, Watch
-from pixelkiln_worker.firing import Workshop, fire
+from pixelkiln_worker.firing import fire
+from pixelkiln_worker.workshop import Workshop
 from tests.worker_processes import new_job, stub_spec
 from tests.workshops import workshop
 

@@ -14,12 +14,12 @@ from pixelkiln_shared.testing.storage import MemoryStorage
 from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.device import Device, DeviceThread
 from pixelkiln_worker.families.contract import Load
-from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Held
 from pixelkiln_worker.recall import Recall
 from pixelkiln_worker.residency import Residency
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import Turns
+from pixelkiln_worker.workshop import Workshop
 
 CPU = Device(name="cpu", kind="cpu", memory_bytes=10**9, dtype_name="float32", threads=1)
 
@@ -29,8 +29,8 @@ def workshop(
     lanes: Mapping[str, ModelEntry], load: Load, ring_soon: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[Workshop, MemoryLedger, MemoryStorage]]:
     """Open a workshop that serves these lanes with what `load` makes of their entries."""
-    ledger, storage, turns = MemoryLedger(), MemoryStorage(), Turns()
-    with ThreadPoolExecutor(4) as hands:
+    ledger, storage, turns, telemetry = MemoryLedger(), MemoryStorage(), Turns(), Telemetry()
+    with ThreadPoolExecutor(4) as hands, ThreadPoolExecutor(8) as fetchers:
         shop = Workshop(
             worker_id="w1",
             lease_s=15,
@@ -40,12 +40,13 @@ def workshop(
             recall=Recall(storage),
             device=CPU,
             thread=DeviceThread(),
-            residency=Residency(CPU, load),
+            residency=Residency(CPU, load, telemetry.loaded),
             compute=Compute(turns.progress, CPU.free_caches),
             turns=turns,
             held=Held(ledger),
-            telemetry=Telemetry(),
+            telemetry=telemetry,
             hands=hands,
+            fetchers=fetchers,
             encoding=threading.Semaphore(2),
             decode=pictures.decode,
             ring_soon=ring_soon,

@@ -70,7 +70,7 @@ def test_what_fits_is_remembered_for_the_batch_key(compute: Compute) -> None:
     run(compute, model, works(8))
     model.tried.clear()
     run(compute, model, works(8))
-    assert model.tried == [2, 2, 2, 2]
+    assert max(model.tried) == 2
 
 
 def test_a_single_job_gets_the_whole_device_before_it_fails(compute: Compute) -> None:

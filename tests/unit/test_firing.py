@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,11 +22,12 @@ from pixelkiln_shared.kinds import Kind, Role
 from pixelkiln_shared.ledger.contract import Record
 from pixelkiln_shared.testing.ledger import MemoryLedger
 from pixelkiln_shared.testing.storage import MemoryStorage
-from pixelkiln_worker import imaging
+from pixelkiln_worker import firing, imaging
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families.contract import Outcome, Picture, Segment, Segmentation, Task, Watch
-from pixelkiln_worker.firing import Workshop, fire
+from pixelkiln_worker.firing import fire
 from pixelkiln_worker.held import Gone, HeldJob
+from pixelkiln_worker.workshop import Workshop
 from tests.worker_processes import TENANT, new_job, stub_spec, wait_for
 from tests.workshops import workshop
 
@@ -104,6 +106,17 @@ def in_background(work: Callable[[], object]) -> threading.Thread:
     return thread
 
 
+def stored(house: House, key: str = "t/uploads/u1") -> dict[str, Any]:
+    """Put a picture into the store; return the reference to it."""
+    data = imaging.png_of(RED)
+    house.storage.put(key, data, media_type="image/png")
+    return {"object": key, "sha256": hashlib.sha256(data).hexdigest(), "width": 8, "height": 8}
+
+
+def unloadable(entry: ModelEntry, device: Device) -> Brush:
+    raise ModelUnavailable("no weights")
+
+
 def segment_spec(image: dict[str, Any]) -> JobSpec:
     return JobSpec(
         id=new_id("job"), kind=Kind.SEGMENT, model="classical-otsu", tenant=TENANT, input={"image": image}
@@ -156,35 +169,118 @@ def test_more_jobs_than_a_batch_holds_stay_waiting(house: House) -> None:
     assert house.ledger.counts(TENANT)[Status.SUCCEEDED] == 10
 
 
-def test_a_batch_that_waits_for_the_device_is_filled_up(house: House) -> None:
+@contextmanager
+def occupied(house: House) -> Iterator[None]:
+    """Keep the device with a batch that seems about to end, so that the next firing claims at once."""
     taken, done = threading.Event(), threading.Event()
 
     def occupy() -> None:
         with house.shop.turns.device_slot(), house.shop.turns.running("an earlier batch"):
-            house.shop.turns.progress(1, 1)  # it is about to end: the next firing claims now
+            house.shop.turns.progress(1, 1)
             taken.set()
             done.wait(10)
 
     earlier = in_background(lambda: house.shop.thread.run(occupy))
-    taken.wait(5)
-    [first] = house.submit(stub_spec("first"))
-    firing = in_background(lambda: fire(house.shop))
-    wait_for(lambda: house.ledger.get(first).status is Status.RUNNING or None, 5, "it was not claimed")
-    house.submit(stub_spec("second"))
+    assert taken.wait(5)
+    yield
     done.set()
     earlier.join(10)
-    firing.join(10)
+
+
+def until_running(house: House, name: str) -> None:
+    wait_for(lambda: house.ledger.get(name).status is Status.RUNNING or None, 5, "it was not claimed")
+
+
+def test_a_batch_that_waits_for_the_device_is_filled_up(house: House) -> None:
+    with occupied(house):
+        [first] = house.submit(stub_spec("first"))
+        fired = in_background(lambda: fire(house.shop))
+        until_running(house, first)
+        [second] = house.submit(stub_spec("second"))
+        until_running(house, second)
+    fired.join(10)
     assert house.brush.batches == [["first", "second"]]
+
+
+def test_the_device_thread_asks_neither_ledger_nor_store(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watched(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            by_thread.append((threading.current_thread().name, name))
+            return method(*args, **kwargs)
+
+        return call
+
+    by_thread: list[tuple[str, str]] = []
+    for part in (house.ledger, house.storage):
+        for name in ("claim", "top_up", "fail", "publish", "release", "get", "put"):
+            if hasattr(part, name):
+                monkeypatch.setattr(part, name, watched(name, getattr(part, name)))
+    with occupied(house):
+        first, *_ = house.submit(*(segment_spec(stored(house)) for _ in range(2)))
+        fired = in_background(lambda: fire(house.shop))
+        until_running(house, first)
+        [late] = house.submit(segment_spec(stored(house)))
+        until_running(house, late)
+    fired.join(10)
+    house.shop.residency._load = unloadable
+    house.run(stub_spec())
+    assert {"claim", "top_up", "fail", "publish", "get", "put"} <= {name for _, name in by_thread}
+    assert "device" not in {thread for thread, _ in by_thread}
+
+
+def test_a_store_that_hangs_during_a_top_up_does_not_hold_up_the_batch_that_is_ready(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, freed = threading.Event(), threading.Event()
+    get = house.storage.get
+
+    def hang(key: str) -> bytes:
+        if "slow" in key:
+            hanging.set()
+            assert freed.wait(10)
+        return get(key)
+
+    monkeypatch.setattr(house.storage, "get", hang)
+    with occupied(house):
+        [ready] = house.submit(segment_spec(stored(house)))
+        fired = in_background(lambda: fire(house.shop))
+        until_running(house, ready)
+        [late] = house.submit(segment_spec(stored(house, "t/uploads/slow")))
+        assert hanging.wait(5)
+    fired.join(10)  # though the store hangs still
+    assert house.ledger.get(ready).status is Status.SUCCEEDED
+    assert house.ledger.get(late).status is Status.QUEUED
+    assert house.shop.held.jobs() == []
+    freed.set()
+    fire(house.shop)
+    assert (house.ledger.get(late).status, house.ledger.get(late).strikes) == (Status.SUCCEEDED, 0)
+    assert [len(batch) for batch in house.brush.batches] == [1, 1]
+
+
+def test_inputs_that_do_not_come_let_jobs_without_inputs_pass(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(firing, "LONG_FETCH_S", 0.05)
+    freed = threading.Event()
+    get = house.storage.get
+    monkeypatch.setattr(house.storage, "get", lambda key: get(key) if freed.wait(10) else b"")
+    [stuck] = house.submit(segment_spec(stored(house)))
+    waiting = in_background(lambda: fire(house.shop))
+    until_running(house, stuck)
+    [record] = house.run(stub_spec())
+    assert record.status is Status.SUCCEEDED
+    freed.set()
+    waiting.join(10)
+    assert house.ledger.get(stuck).status is Status.SUCCEEDED
 
 
 # -------------------------------------------------------------------------------------------------- inputs
 
 
 def test_a_picture_in_the_store_reaches_the_model_as_pixels(house: House) -> None:
-    data = imaging.png_of(RED)
-    house.storage.put("t/uploads/u1", data, media_type="image/png")
-    ref = {"object": "t/uploads/u1", "sha256": hashlib.sha256(data).hexdigest(), "width": 8, "height": 8}
-    [record] = house.run(segment_spec(ref))
+    [record] = house.run(segment_spec(stored(house)))
     assert record.status is Status.SUCCEEDED
     assert np.array_equal(house.brush.images[0], RED)
     assert Role.MASK in roles(record)
@@ -264,12 +360,12 @@ def test_a_store_that_is_away_is_waited_out_and_nothing_computed_again(house: Ho
         return paint(batch, watch)
 
     house.brush.run_batch = outage
-    firing = in_background(lambda: fire(house.shop))
+    fired = in_background(lambda: fire(house.shop))
     wait_for(lambda: house.storage.outage or None, 5, "it did not run")
     time.sleep(0.5)
     assert house.ledger.get(spec.id).status is Status.RUNNING
     house.storage.outage = False
-    firing.join(10)
+    fired.join(10)
     assert house.ledger.get(spec.id).status is Status.SUCCEEDED
     assert len(house.brush.batches) == 1
 

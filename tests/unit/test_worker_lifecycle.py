@@ -28,7 +28,6 @@ from pixelkiln_shared.testing.storage import MemoryStorage
 from pixelkiln_worker import lifecycle
 from pixelkiln_worker.compute import Compute, Run
 from pixelkiln_worker.device import Device, DeviceThread
-from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Gone, Held, HeldJob
 from pixelkiln_worker.lifecycle import Lifecycle, Ringer
 from pixelkiln_worker.recall import Recall
@@ -36,6 +35,7 @@ from pixelkiln_worker.residency import Residency
 from pixelkiln_worker.serving import EXIT_DEAF, EXIT_DRAINED, EXIT_HUNG, EXIT_POISONED
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import Turns
+from pixelkiln_worker.workshop import Workshop
 from tests.worker_processes import new_job, stub_spec, wait_for
 
 CPU = Device(name="cpu", kind="cpu", memory_bytes=10**9, dtype_name="float32", threads=1)
@@ -95,6 +95,7 @@ def house(redis_url: str) -> Iterator[House]:
             held=Held(ledger),
             telemetry=Telemetry(),
             hands=hands,
+            fetchers=hands,
             encoding=threading.Semaphore(2),
             decode=pictures.decode,
             ring_soon=lambda: None,

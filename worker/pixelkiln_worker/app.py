@@ -29,7 +29,6 @@ from pixelkiln_shared.settings import Settings, settings
 from pixelkiln_shared.storage import open_storage
 from pixelkiln_worker import device, families, firing, tasks
 from pixelkiln_worker.compute import Compute
-from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Held
 from pixelkiln_worker.lifecycle import Lifecycle, Ringer
 from pixelkiln_worker.recall import Recall
@@ -37,6 +36,7 @@ from pixelkiln_worker.residency import Residency
 from pixelkiln_worker.serving import EXIT_MISCONFIGURED, EXIT_UNAVAILABLE, served
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import Turns
+from pixelkiln_worker.workshop import Workshop
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +68,7 @@ class Process:
         ledger, storage = open_ledger(settings), open_storage(settings)
         ringer = Ringer(ledger, CeleryBells(app, client), lanes)
         chosen = device.pick(settings)
-        turns = Turns()
+        turns, telemetry = Turns(), Telemetry()
         self._shop = shop = Workshop(
             worker_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}",
             lease_s=settings.lease_s,
@@ -78,12 +78,13 @@ class Process:
             recall=Recall(storage),
             device=chosen,
             thread=device.DeviceThread(),
-            residency=Residency(chosen),
+            residency=Residency(chosen, on_load=telemetry.loaded),
             compute=Compute(turns.progress, chosen.free_caches),
             turns=turns,
             held=Held(ledger),
-            telemetry=Telemetry(),
+            telemetry=telemetry,
             hands=ThreadPoolExecutor(HANDS, thread_name_prefix="hands"),
+            fetchers=ThreadPoolExecutor(HANDS, thread_name_prefix="fetchers"),
             encoding=threading.Semaphore(os.cpu_count() or 1),
             decode=pictures.decode,
             ring_soon=ringer.nudge,

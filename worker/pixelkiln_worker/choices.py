@@ -25,12 +25,16 @@ def offers(
     resident: Collection[str],
     load_s: Callable[[str], float],
     resting: Callable[[str], bool],
+    size: Callable[[str, int], int] = lambda lane, limit: limit,
 ) -> list[LaneOffer]:
-    """Return what a worker offers to take: its lanes, but those whose model did not load just now."""
+    """Return what a worker offers to take: its lanes, but those whose model did not load just now.
+
+    `size` gives, of a lane and what its model can take, how many rows are worth taking at once.
+    """
     return [
         LaneOffer(
             lane=lane,
-            max_rows=entry.limits.max_batch,
+            max_rows=size(lane, entry.limits.max_batch),
             resident=entry.id in resident,
             max_wait_s=max_wait_s(load_s(entry.id)),
         )
@@ -40,14 +44,20 @@ def offers(
 
 
 def leaving(
-    footprints: Mapping[str, int], *, needed_bytes: int, budget_bytes: int, keep: str | None = None
+    footprints: Mapping[str, int],
+    *,
+    needed_bytes: int,
+    budget_bytes: int,
+    keep: str | None = None,
+    waiting: Collection[str] = (),
 ) -> Iterator[str]:
     """Give the models to unload so that `needed_bytes` more fit into the budget, as long as any are left.
 
     `footprints` are the bytes of the loaded models, least recently used first; `keep` stays in any case.
+    Those for which jobs are `waiting` go last: they would be loaded again at once.
     """
     used_bytes = sum(footprints.values())
-    for name, bytes_ in footprints.items():
+    for name, bytes_ in sorted(footprints.items(), key=lambda item: item[0] in waiting):
         if used_bytes + needed_bytes <= budget_bytes:
             return
         if name != keep:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -13,11 +12,11 @@ from pixelkiln_shared.errors import JobCanceled, OutOfMemory
 from pixelkiln_worker.device import Poisoned, is_out_of_memory, is_poisoned
 from pixelkiln_worker.families.contract import Frugal, Model, Outcome, Pixels, Task
 from pixelkiln_worker.held import HeldJob
+from pixelkiln_worker.sizes import Sizes
 
 log = structlog.get_logger(__name__)
 
 PREVIEW_S = 1.0  # a job that takes no longer shows its result instead; a second is also how often eyes ask
-_KEYS_KEPT = 256
 
 
 @dataclass(slots=True, eq=False)
@@ -72,37 +71,47 @@ class BatchWatch:
 
 
 class Compute:
-    """Runs batches, on the device thread; remembers how many jobs of a batch key the memory holds.
+    """Runs batches, on the device thread; learns how many rows of a batch key to run at once.
 
     Attributes:
+        sizes: what was learned.
         current: the forward pass under way, for the watchdog; None when the device is idle.
     """
 
     def __init__(self, on_step: Callable[[int, int], None], free_caches: Callable[[], None]) -> None:
+        self.sizes = Sizes()
+        self.current: Run | None = None
         self._on_step = on_step
         self._free_caches = free_caches
-        self._fits: OrderedDict[str, int] = OrderedDict()
-        self.current: Run | None = None
+        self._part = (0, 1)  # number and count of the parts in which the batch runs
 
     def run(self, model: Model, works: Sequence[Work], *, key: str, make_room: Callable[[], None]) -> None:
         """Give every work its outcome; those that left on the way have none.
 
         Args:
-            key: the batch key, by which a size that did not fit is remembered.
+            key: the batch key, by which sizes are learned.
             make_room: unloads other models, for a job that does not even fit alone.
 
         Raises:
             Poisoned: the device's context is broken; works without an outcome are the suspects.
         """
-        size = self._fits.get(key, len(works))
-        for first in range(0, len(works), size):
-            self._attempt(model, works[first : first + size], key, make_room)
+        parts = list(_parts(works, *self.sizes.plan(key, model.max_rows, _rows(works))))
+        for number, part in enumerate(parts):
+            self._part = number, len(parts)
+            self._attempt(model, part, key, make_room)
+
+    def _step(self, step: int, steps: int) -> None:
+        number, count = self._part
+        self._on_step(number * steps + step, count * steps)
 
     def _attempt(self, model: Model, works: Sequence[Work], key: str, make_room: Callable[[], None]) -> None:
         works = [work for work in works if work.job.wanted]
         if not works:
             return
+        began = time.monotonic()
         error = self._run_once(model, works)
+        if all(isinstance(work.outcome, Outcome) for work in works) and not works[0].job.spec.deterministic:
+            self.sizes.ran(key, _rows(works), time.monotonic() - began)
         # from here on the traceback is dropped: its frames hold the tensors that filled the memory
         if error is None:
             return
@@ -117,7 +126,7 @@ class Compute:
 
     def _run_once(self, model: Model, works: Sequence[Work]) -> Exception | None:
         jobs = [work.job for work in works]
-        watch = BatchWatch(jobs, self._on_step)
+        watch = BatchWatch(jobs, self._step)
         for job in jobs:
             job.started = True
         self.current = Run(tuple(jobs), time.monotonic())
@@ -147,10 +156,7 @@ class Compute:
             works[0].outcome = self._last_tries(model, works, make_room)
             return
         self._free_caches()
-        self._fits[key] = half
-        self._fits.move_to_end(key)
-        while len(self._fits) > _KEYS_KEPT:
-            self._fits.popitem(last=False)
+        self.sizes.too_large(key, _rows(works))
         self._attempt(model, works[:half], key, make_room)
         self._attempt(model, works[half:], key, make_room)
 
@@ -167,6 +173,22 @@ class Compute:
                 return OutOfMemory(_advice(works[0].task))
             log.warning("memory is short; the model goes on with slower settings", job=works[0].job.id)
         return works[0].outcome
+
+
+def _rows(works: Sequence[Work]) -> int:
+    return sum(work.job.spec.rows for work in works)
+
+
+def _parts(works: Sequence[Work], first_rows: int, rows: int) -> Iterator[list[Work]]:
+    """Cut a batch into parts of at most so many rows; a job that has more is a part by itself."""
+    part: list[Work] = []
+    room = first_rows
+    for work in works:
+        if part and _rows(part) + work.job.spec.rows > room:
+            yield part
+            part, room = [], rows
+        part.append(work)
+    yield part
 
 
 def _bare(error: Exception) -> Exception:

@@ -209,9 +209,13 @@ class DeviceThread:
         """Run `work` on the device thread and wait for it; what it raises is raised here."""
         if threading.current_thread() is self._thread:
             return work()
+        return self.hand_over(work).result()
+
+    def hand_over(self, work: Callable[[], T]) -> Future[T]:
+        """Let the device thread run `work` when it is its turn; what it raises comes with the future."""
         future: Future[T] = Future()
         self._work.put((work, future))
-        return future.result()
+        return future
 
     @property
     def busy_s(self) -> float:

@@ -6,10 +6,8 @@ claimed is settled when it returns: published, failed, stopped, released, or los
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,74 +17,43 @@ import structlog
 
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import JobError, ModelUnavailable, PixelkilnError, Unavailable
-from pixelkiln_shared.ledger.contract import Claim, LaneOffer, Ledger
-from pixelkiln_shared.storage.contract import Storage
+from pixelkiln_shared.kinds import Role
+from pixelkiln_shared.ledger.contract import Claim, LaneOffer
 from pixelkiln_worker import choices, delivery, inputs
-from pixelkiln_worker.compute import Compute, Work
-from pixelkiln_worker.device import Device, DeviceThread, Poisoned
+from pixelkiln_worker.boarding import Boarding
+from pixelkiln_worker.compute import Work
+from pixelkiln_worker.device import Poisoned
+from pixelkiln_worker.encode import EncodedFile
 from pixelkiln_worker.families.contract import Task
-from pixelkiln_worker.held import Gone, Held, HeldJob
+from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.patience import Unwanted, insist
-from pixelkiln_worker.recall import Recall
-from pixelkiln_worker.residency import Residency
-from pixelkiln_worker.telemetry import Telemetry
-from pixelkiln_worker.turns import NextSlot, Turns
+from pixelkiln_worker.turns import NextSlot
+from pixelkiln_worker.workshop import Workshop
 
 log = structlog.get_logger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Workshop:
-    """What the firings of one process share.
-
-    Attributes:
-        lanes: what this worker serves, by lane.
-        recall: what models worked out about pictures before.
-        hands: threads for transfers, so that a batch's pictures travel side by side.
-        encoding: how many of them may encode at once: as many as there are processors.
-        ring_soon: asks for the bells to be topped up, from another thread.
-        hush_soon: the same, and for surplus bells to be taken away first.
-        end_poisoned: ends the process, whose device is broken since these jobs ran; does not return.
-    """
-
-    worker_id: str
-    lease_s: float
-    lanes: dict[str, ModelEntry]
-    ledger: Ledger
-    storage: Storage
-    recall: Recall
-    device: Device
-    thread: DeviceThread
-    residency: Residency
-    compute: Compute
-    turns: Turns
-    held: Held
-    telemetry: Telemetry
-    hands: Executor
-    encoding: threading.Semaphore
-    decode: inputs.Decode
-    ring_soon: Callable[[], None]
-    hush_soon: Callable[[], None]
-    draining: threading.Event
-    end_poisoned: Callable[[Sequence[HeldJob]], None]
+LONG_FETCH_S = 1.0  # inputs that take longer let other jobs pass, which may need none
+PICTURES = frozenset({Role.IMAGE, Role.CUTOUT, Role.DEPTH})  # the files that count as pictures made
 
 
 @dataclass(slots=True)
 class Batch:
-    """One claim on its way through the workshop."""
+    """One claim on its way through the workshop; `held` for the device until `works` were run there."""
 
     claim: Claim
     entry: ModelEntry
     jobs: list[HeldJob]
     claimed_at: float
+    boarding: Boarding = field(default_factory=Boarding)
     works: list[Work] = field(default_factory=list)
+    held: bool = True
     metrics: dict[str, float] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
         """Places taken in a forward pass."""
-        return sum(job.spec.rows for job in self.jobs)
+        return sum(job.spec.rows for job in self.jobs if job.wanted)
 
 
 def fire(shop: Workshop) -> str:
@@ -100,9 +67,8 @@ def fire(shop: Workshop) -> str:
         if batch is None:
             return _in_vain(shop)
         try:
-            _fetch(shop, batch, batch.jobs)
-            shop.turns.prepared(time.monotonic() - batch.claimed_at)
-            shop.thread.run(lambda: _take_the_device(shop, batch, slot))
+            _fetch(shop, batch, slot)
+            _compute(shop, batch, slot)
             _deliver(shop, batch)
         finally:
             _leave_nothing_behind(shop, batch)
@@ -115,12 +81,25 @@ def fire(shop: Workshop) -> str:
 
 def _claim(shop: Workshop) -> Batch | None:
     offers = [] if shop.draining.is_set() else _offers(shop)
-    claim = shop.ledger.claim(shop.worker_id, offers, lease_s=shop.lease_s) if offers else None
-    if claim is None:
-        return None
+    batch = None
+    shop.telemetry.shares.claiming()
+    try:
+        claim = shop.ledger.claim(shop.worker_id, offers, lease_s=shop.lease_s) if offers else None
+        batch = None if claim is None else _claimed(shop, claim)
+    finally:
+        shop.telemetry.shares.claimed(batch is not None)
+    return batch
+
+
+def _claimed(shop: Workshop, claim: Claim) -> Batch:
     claimed_at = time.monotonic()
     shop.ring_soon()  # the claim may be of another lane than the bell was
-    return Batch(claim, shop.lanes[claim.lane], shop.held.take(claim.jobs), claimed_at)
+    entry = shop.lanes[claim.lane]
+    shop.telemetry.claimed(entry.id, [job.waited_s for job in claim.jobs])
+    jobs = shop.held.take(claim.jobs)
+    if not any(job.spec.deterministic for job in jobs):  # those have a batch key each
+        shop.compute.sizes.claimed(claim.lane, claim.batch_key)
+    return Batch(claim, entry, jobs, claimed_at)
 
 
 def _in_vain(shop: Workshop) -> str:
@@ -132,65 +111,117 @@ def _in_vain(shop: Workshop) -> str:
 
 
 def _offers(shop: Workshop) -> list[LaneOffer]:
-    house = shop.residency
-    return choices.offers(shop.lanes, resident=house.resident, load_s=house.load_s, resting=house.resting)
-
-
-def _top_up(shop: Workshop, batch: Batch) -> None:
-    """Take what came to wait since the claim; a batch that runs must be as full as it can be."""
-    room = batch.entry.limits.max_batch - batch.rows
-    if room <= 0 or batch.claim.suspect or shop.draining.is_set():
-        return
-    try:
-        more = shop.ledger.top_up(shop.worker_id, batch.claim, room, lease_s=shop.lease_s)
-    except Unavailable:
-        return
-    if more:
-        jobs = shop.held.take(more)
-        batch.jobs += jobs
-        _fetch(shop, batch, jobs, on_device=True)
+    house, sizes = shop.residency, shop.compute.sizes
+    return choices.offers(
+        shop.lanes,
+        resident=house.resident,
+        load_s=house.load_s,
+        resting=house.resting,
+        size=sizes.offer,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- fetch
 
 
-def _fetch(shop: Workshop, batch: Batch, jobs: Sequence[HeldJob], *, on_device: bool = False) -> None:
-    """Bring the jobs' pictures in, side by side; a job whose picture cannot be had fails by itself.
-
-    What is kept of the pictures comes with them, but not while the device waits: it may be slower than anew.
-    """
-    began = time.monotonic()
-    # jobs of one lane all take a picture, or none of them does; then there is nothing to wait for
-    over = shop.hands.map if any(inputs.fields(job.spec) for job in jobs) else map
-    fetch_one = partial(_fetch_one, shop, not on_device)
-    batch.works += [work for work in over(fetch_one, jobs) if work is not None]
-    batch.metrics["fetch_ms"] = batch.metrics.get("fetch_ms", 0.0) + _ms_since(began)
+def _fetch(shop: Workshop, batch: Batch, slot: NextSlot) -> None:
+    """Bring the batch's pictures in; where that takes very long, other jobs may use the device meanwhile."""
+    _start_fetching(shop, batch, batch.jobs)
+    if batch.boarding.wait(LONG_FETCH_S):
+        shop.turns.prepared(time.monotonic() - batch.claimed_at)
+    else:
+        slot.release()
+        batch.boarding.wait()
+    batch.metrics["fetch_ms"] = _ms_since(batch.claimed_at)
 
 
-def _fetch_one(shop: Workshop, recalling: bool, job: HeldJob) -> Work | None:
+def _start_fetching(shop: Workshop, batch: Batch, jobs: Sequence[HeldJob]) -> None:
+    """Let each job board with its pictures; one whose picture cannot be had fails by itself."""
+    batch.boarding.expect(jobs)
+    for job in jobs:
+        if inputs.fields(job.spec):
+            shop.fetchers.submit(_fetch_one, shop, batch, job)
+        else:
+            _fetch_one(shop, batch, job)
+
+
+def _fetch_one(shop: Workshop, batch: Batch, job: HeldJob) -> None:
+    work = None
     try:
         images = insist(
             lambda: inputs.fetch(job.spec, shop.ledger, shop.storage, shop.decode), lambda: job.wanted
         )
+        task, model = Task(spec=job.spec, images=images), shop.residency.loaded(job.spec.model)
+        work = Work(job, shop.recall.prepare(task, model))
     except Unwanted:
-        return None
+        pass
     except Exception as error:
         log.warning("an input could not be had", job=job.id, exc_info=True)
         _fail(shop, job, _as_job_error(error))
-        return None
-    task, model = Task(spec=job.spec, images=images), shop.residency.loaded(job.spec.model)
-    return Work(job, shop.recall.prepare(task, model, reading=recalling))
+    finally:
+        batch.boarding.board(job, work)
 
 
 # ------------------------------------------------------------------------------------------------------ run
 
 
+def _compute(shop: Workshop, batch: Batch, slot: NextSlot) -> None:
+    """Hand the batch over, fill it up as long as the device is not free for it, and wait for the end."""
+    done = shop.thread.hand_over(lambda: _take_the_device(shop, batch, slot))
+    try:
+        _fill_up(shop, batch)
+    finally:
+        done.result()
+
+
+def _fill_up(shop: Workshop, batch: Batch) -> None:
+    """Take what came to wait since the claim: a batch that runs must be as full as it can be.
+
+    The device waits for none of it: whoever is not ready when it takes the batch is given back.
+    """
+    full = shop.compute.sizes.full(batch.claim.batch_key, batch.entry.limits.max_batch)
+    fetching_s = batch.metrics["fetch_ms"] / 1_000
+    while not batch.claim.suspect and batch.rows < full and not shop.draining.is_set():
+        if batch.boarding.wait_closed(shop.turns.until_last_call_s(fetching_s)):
+            return
+        try:
+            more = shop.ledger.top_up(shop.worker_id, batch.claim, full - batch.rows, lease_s=shop.lease_s)
+        except Unavailable:
+            continue
+        shop.telemetry.claimed(batch.entry.id, [job.waited_s for job in more])
+        late = shop.held.take(more)
+        batch.jobs += late
+        _start_fetching(shop, batch, late)
+        batch.boarding.wait()
+        _give_back(shop, batch.boarding.missed())
+
+
+def _give_back(shop: Workshop, jobs: Sequence[HeldJob]) -> None:
+    """Give jobs back without blame; they are the first of their lane again."""
+    shop.held.leave([job.id for job in jobs], Gone.DRAINED)
+    for job in jobs:
+        with suppress(Unavailable):  # the heartbeat goes on settling it
+            shop.held.settle(job)
+    if jobs:
+        shop.ring_soon()
+
+
 def _take_the_device(shop: Workshop, batch: Batch, slot: NextSlot) -> None:
-    """Top up and run, all on the device thread: it goes from batch to batch without waking another."""
+    """Run what is ready, on the device thread: it goes from batch to batch without waking another."""
     with shop.turns.device_slot():
         slot.release()
-        _top_up(shop, batch)
-        _run(shop, batch)
+        batch.works = batch.boarding.close()
+        try:
+            _run(shop, batch)
+        finally:
+            _let_go(shop, batch)
+
+
+def _let_go(shop: Workshop, batch: Batch) -> None:
+    """Note, once, that the batch waits for the device no longer."""
+    if batch.held:
+        batch.held = False
+        shop.telemetry.shares.let_go()
 
 
 def _run(shop: Workshop, batch: Batch) -> None:
@@ -204,21 +235,23 @@ def _run(shop: Workshop, batch: Batch) -> None:
         _run_model(shop, batch, works)
     except ModelUnavailable as error:
         for work in works:
-            _fail(shop, work.job, error)
+            work.outcome = error  # told when the device is free again: that may take long
     except Poisoned:
         shop.end_poisoned([work.job for work in works if work.outcome is None])
-    shop.telemetry.batch(batch.rows)
 
 
 def _run_model(shop: Workshop, batch: Batch, works: list[Work]) -> None:
-    in_use = shop.residency.use(batch.entry)
+    telemetry, key = shop.telemetry, batch.claim.batch_key
+    with telemetry.shares.loading():
+        in_use = shop.residency.use(batch.entry, waiting=telemetry.waiting)
     batch.metrics["load_ms"], batch.identity = in_use.load_ms, in_use.model.identity
     began = time.monotonic()
-    key = batch.claim.batch_key
     make_room = partial(shop.residency.evict_others, batch.entry.id)
-    with shop.turns.running(key):
+    with telemetry.shares.running(), shop.turns.running(key):
         shop.compute.run(in_use.model, works, key=key, make_room=make_room)
     batch.metrics["run_ms"] = _ms_since(began)
+    rows = sum(work.job.spec.rows for work in works)
+    telemetry.batch(batch.entry.id, rows, batch.metrics["run_ms"] / 1_000)
 
 
 # -------------------------------------------------------------------------------------------------- deliver
@@ -243,7 +276,7 @@ def _deliver_one(shop: Workshop, batch: Batch, work: Work) -> None:
         with shop.encoding:
             files = delivery.prepare(work, _facts(shop, batch, work))
         if delivery.send(work, files, shop.storage, shop.held):
-            shop.telemetry.done()
+            _count(shop, work, files)
             shop.recall.keep(work.job.spec.tenant, work.outcome.memory)
     except Unwanted:
         if work.job.gone is Gone.CANCELED:
@@ -251,6 +284,15 @@ def _deliver_one(shop: Workshop, batch: Batch, work: Work) -> None:
     except Exception as error:
         log.exception("a result could not be delivered", job=work.job.id)
         _fail(shop, work.job, _as_job_error(error))
+
+
+def _count(shop: Workshop, work: Work, files: Sequence[EncodedFile]) -> None:
+    shop.telemetry.done(
+        work.job.spec.model,
+        duration_s=time.monotonic() - work.job.claimed_at,
+        upload_s=work.metrics["upload_ms"] / 1_000,
+        pictures=sum(file.role in PICTURES for file in files),
+    )
 
 
 def _facts(shop: Workshop, batch: Batch, work: Work) -> dict[str, Any]:
@@ -272,7 +314,7 @@ def _fail(shop: Workshop, job: HeldJob, error: PixelkilnError) -> None:
     """End a job with an error, unless somebody else ended it meanwhile."""
     with suppress(Unwanted):
         insist(lambda: shop.held.fail(job, error), lambda: job.wanted)
-        shop.telemetry.failed()
+        shop.telemetry.failed(job.spec.model)
 
 
 def _as_job_error(error: Exception) -> PixelkilnError:
@@ -283,6 +325,7 @@ def _as_job_error(error: Exception) -> PixelkilnError:
 
 def _leave_nothing_behind(shop: Workshop, batch: Batch) -> None:
     """Settle what is left: jobs nobody wants any more, and, after a bug of ours, all the others."""
+    _let_go(shop, batch)
     for job in batch.jobs:
         if job.settled or job.gone is Gone.LOST:
             continue

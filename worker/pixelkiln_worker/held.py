@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class HeldJob:
 
     `started` is set when a model got it, `at_boundary` when the model let it go after a cancel. `step` of
     `steps` is what the model reached last, `reported` what the ledger knows of it, `preview` a rough picture
-    that nobody has told yet: HWC, RGB, uint8.
+    that nobody has told yet: HWC, RGB, uint8. `claimed_at` is monotonic seconds.
     """
 
     spec: JobSpec
@@ -47,6 +48,7 @@ class HeldJob:
     settled: bool = False
     step: int = 0
     steps: int = 0
+    claimed_at: float = field(default_factory=time.monotonic)
     reported: tuple[int, int] = (0, 0)
     preview: Pixels | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)

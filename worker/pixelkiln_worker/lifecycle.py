@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 import redis
@@ -16,16 +16,16 @@ import structlog
 from pixelkiln_shared import __version__, keys
 from pixelkiln_shared.bells import Bells
 from pixelkiln_shared.errors import RedisUnavailable, Unavailable
-from pixelkiln_shared.fleet import Fleet, LoadedModel, State, WorkerInfo
+from pixelkiln_shared.fleet import Fleet, LoadedModel, State, WorkerInfo, unavailable
 from pixelkiln_shared.ledger.contract import Ledger
 from pixelkiln_shared.previews import SIDE_PX, Previews
 from pixelkiln_shared.settings import Settings
 from pixelkiln_worker import imaging
-from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.loops import Loop
 from pixelkiln_worker.residency import Resident
 from pixelkiln_worker.serving import EXIT_DEAF, EXIT_DRAINED, EXIT_HUNG, EXIT_POISONED
+from pixelkiln_worker.workshop import Workshop
 
 log = structlog.get_logger(__name__)
 
@@ -38,13 +38,17 @@ LAST_WORDS_S = 2.0  # after a drain, for firings to notice and Celery to say goo
 
 
 class Ringer:
-    """Tops the bells of some lanes up to the jobs that wait there, every few seconds and when nudged."""
+    """Tops the bells of some lanes up to the jobs that wait there, every few seconds and when nudged.
+
+    `on_count` hears how many jobs wait in each of these lanes whenever they were counted.
+    """
 
     def __init__(self, ledger: Ledger, bells: Bells, lanes: Collection[str]) -> None:
         self.bells = bells
         self._ledger = ledger
         self._lanes = lanes
         self._wanted = self._surplus = False
+        self.on_count: Callable[[Mapping[str, int]], None] = lambda waiting: None
         self.loop = Loop("ringer", self.ring, REAP_S)
 
     def nudge(self) -> None:
@@ -77,7 +81,9 @@ class Ringer:
 
     def _waiting(self) -> dict[str, int]:
         waiting = {lane.lane: lane.waiting for lane in self._ledger.lanes()}
-        return {lane: waiting.get(lane, 0) for lane in self._lanes}
+        mine = {lane: waiting.get(lane, 0) for lane in self._lanes}
+        self.on_count(mine)
+        return mine
 
 
 class Lifecycle:
@@ -98,6 +104,7 @@ class Lifecycle:
         end_celery: Callable[[], object] = lambda: os.kill(os.getpid(), signal.SIGTERM),
     ) -> None:
         self.exit_code = 0
+        ringer.on_count = shop.telemetry.counted
         self._shop = shop
         self._ringer = ringer
         self._fleet = fleet
@@ -131,6 +138,7 @@ class Lifecycle:
 
     def ready(self) -> None:
         """Report that bells are heard from now on."""
+        self._shop.telemetry.shares.begin()
         self._enter("ready")
         self._ringer.nudge()
 
@@ -210,12 +218,15 @@ class Lifecycle:
                 running=tuple(job.id for job in shop.held.jobs()),
                 jobs_done=shop.telemetry.totals().jobs_done,
                 busy_share=round(shop.thread.busy_s / max(shop.thread.up_s, 1e-3), 4),
+                device_time=shop.telemetry.shares.told(),
+                tallies=shop.telemetry.tallies(self._max_batch),
                 started_at=self._started_at,
                 version=__version__,
             )
         )
         if unwanted:
             self.drain_for_good()
+        self._see_who_else_can()
 
     def listen(self) -> None:
         """End an idle process that hears no bell while jobs wait for long: Celery's consumer is stuck."""
@@ -334,6 +345,22 @@ class Lifecycle:
             self._shop.held.leave([name], Gone.CANCELED)
         elif name == self._shop.worker_id:
             self.drain_for_good()
+
+    def _see_who_else_can(self) -> None:
+        """Where no worker can load a model that we could not, its jobs are told so instead of waiting."""
+        broken = self._shop.residency.unavailable
+        if not broken:
+            return
+        workers = self._fleet.workers()
+        hopeless = {model for model in broken if unavailable(workers, model) is not None}
+        if self._shop.residency.nobody_loads(hopeless):
+            self._ringer.nudge()
+
+    def _max_batch(self, model: str) -> int:
+        """How many rows a batch of a model takes now."""
+        lanes = {lane: entry for lane, entry in self._shop.lanes.items() if entry.id == model}
+        sizes = self._shop.compute.sizes
+        return max((sizes.offer(lane, entry.limits.max_batch) for lane, entry in lanes.items()), default=0)
 
     def _enter(self, state: State) -> None:
         self._state = state

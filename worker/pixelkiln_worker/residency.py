@@ -1,4 +1,4 @@
-"""Which models are loaded: least recently used ones make room, under the device's memory budget.
+"""Which models are loaded: those nobody waits for make room first, under the device's memory budget.
 
 Only the device thread calls `use`, so the model that runs is never the one that is evicted.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import structlog
@@ -42,20 +43,37 @@ class Resident:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Failure:
-    """Why a model did not load, and when, in monotonic seconds."""
+    """Why a model did not load, and when, in monotonic seconds; `alone` when no other worker can load it."""
 
     at: float
     reason: str
+    alone: bool = False
+
+    @property
+    def lately(self) -> bool:
+        return time.monotonic() - self.at < RETRY_S
 
 
 class Residency:
-    """The loaded models of one device."""
+    """The loaded models of one device.
 
-    def __init__(self, device: Device, load: Load = families.load) -> None:
+    Args:
+        device: where they are loaded.
+        load: makes a model of an entry.
+        on_load: hears of each load: the model, the seconds it took, whether another model left for it.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        load: Load = families.load,
+        on_load: Callable[[str, float, bool], None] = lambda model, took_s, switched: None,
+    ) -> None:
         self._device = device
         self._load = load
+        self._on_load = on_load
         self._models: OrderedDict[str, Model] = OrderedDict()  # least recently used first
         self._load_s: dict[str, float] = {}
         self._footprints: dict[str, int] = {}
@@ -93,12 +111,28 @@ class Residency:
         return self._load_s.get(model_id, 0.0)
 
     def resting(self, model_id: str) -> bool:
-        """Whether loading failed so lately that the model should not be offered."""
+        """Whether loading failed so lately that its jobs should be left to others, where there are any."""
         failure = self._failures.get(model_id)
-        return failure is not None and time.monotonic() - failure.at < RETRY_S
+        return failure is not None and failure.lately and not failure.alone
 
-    def use(self, entry: ModelEntry) -> InUse:
+    def nobody_loads(self, models: Collection[str]) -> bool:
+        """Note which models no other worker can load either; True if any of them rested.
+
+        Their jobs would wait in vain. Until the next try they are taken and fail with the reason at once: one
+        load then answers for all that wait, not for a single batch.
+        """
+        woken = False
+        for name, failure in self._failures.copy().items():
+            woken |= name in models and self.resting(name)
+            failure.alone = name in models
+        return woken
+
+    def use(self, entry: ModelEntry, *, waiting: Collection[str] = ()) -> InUse:
         """Return the model, loaded if need be; call on the device thread.
+
+        Args:
+            entry: the model.
+            waiting: the models that have jobs waiting; if others must leave, these leave last.
 
         Raises:
             ModelUnavailable: the weights are missing, corrupt or not the named ones, or do not load.
@@ -108,7 +142,11 @@ class Residency:
         if model is not None:
             self._models.move_to_end(entry.id)
             return InUse(model=model, load_ms=0.0)
-        self._make_room(self._footprints.get(entry.id, 0))
+        failure = self._failures.get(entry.id)
+        if failure is not None and failure.alone and failure.lately:
+            raise ModelUnavailable(failure.reason)
+        before = len(self._models)
+        self._make_room(self._footprints.get(entry.id, 0), waiting=waiting)
         began = time.monotonic()
         model, footprint_bytes = self._open(entry)
         took_s = time.monotonic() - began
@@ -116,7 +154,8 @@ class Residency:
         self._models[entry.id] = model
         self._failures.pop(entry.id, None)
         log.info("model loaded", model=entry.id, load_s=round(took_s, 3), bytes=footprint_bytes)
-        self._make_room(0, keep=entry.id)
+        self._make_room(0, keep=entry.id, waiting=waiting)
+        self._on_load(entry.id, took_s, len(self._models) <= before)
         return InUse(model=model, load_ms=took_s * 1_000)
 
     def evict_others(self, model_id: str) -> None:
@@ -137,7 +176,9 @@ class Residency:
             if is_poisoned(error):
                 raise Poisoned(str(error)) from error
             found = error if isinstance(error, ModelUnavailable) else _unavailable(entry, error)
-            self._failures[entry.id] = _Failure(time.monotonic(), found.message[:500])
+            before = self._failures.get(entry.id)
+            alone = before is not None and before.alone
+            self._failures[entry.id] = _Failure(time.monotonic(), found.message[:500], alone)
             self._collect()
             if found is error:
                 raise
@@ -163,11 +204,19 @@ class Residency:
         taken = after - before if before is not None and after is not None else 0
         return model, max(taken, model.footprint_bytes)
 
-    def _make_room(self, needed_bytes: int, *, keep: str | None = None) -> None:
+    def _make_room(
+        self, needed_bytes: int, *, keep: str | None = None, waiting: Collection[str] = ()
+    ) -> None:
         """Unload what must go; a model larger than the budget by itself is served alone."""
-        footprints = {name: self._footprints[name] for name in self._models}
-        budget_bytes = self._device.memory_bytes
-        gone = list(leaving(footprints, needed_bytes=needed_bytes, budget_bytes=budget_bytes, keep=keep))
+        gone = list(
+            leaving(
+                {name: self._footprints[name] for name in self._models},
+                needed_bytes=needed_bytes,
+                budget_bytes=self._device.memory_bytes,
+                keep=keep,
+                waiting=waiting,
+            )
+        )
         for name in gone:
             self._evict(name)
         if gone:

@@ -17,6 +17,7 @@ _WEIGHT = 0.3  # of the newest measurement in a running mean: a few batches sett
 _KINDS_KEPT = 256  # batch keys whose run time is remembered
 _POLL_S = 0.05  # progress changes the forecast; looking twenty times a second is soon enough
 _SPARE_S = 0.02  # a thread may wake that much late on a busy machine
+_LAST_CALL_S = 0.01  # a batch that is ready is topped up that long before the device is free, at the latest
 
 
 class NextSlot:
@@ -101,6 +102,17 @@ class Turns:
     def prepared(self, took_s: float) -> None:
         """Learn how long claiming and fetching took."""
         self._preparing_s = _mean(self._preparing_s, took_s)
+
+    def until_last_call_s(self, fetching_s: float) -> float:
+        """Seconds until a batch that is ready should be topped up: as late as fetching its jobs allows.
+
+        Where that is past, or nothing is known of the run under way, soon again.
+        """
+        began, expected_s = self._run_began, self._expected_s
+        if began is None or expected_s is None:
+            return _POLL_S
+        wait_s = began + expected_s - 2 * fetching_s - _LAST_CALL_S - time.monotonic()
+        return wait_s if wait_s > 0 else _POLL_S
 
     def _lead_s(self) -> float:
         """Seconds to wait before claiming; without a forecast, until the device is free."""
