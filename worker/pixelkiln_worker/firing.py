@@ -18,13 +18,14 @@ from typing import Any
 import structlog
 
 from pixelkiln_shared.catalogue import ModelEntry
+from pixelkiln_shared.costs import Measured
 from pixelkiln_shared.errors import JobError, ModelUnavailable, PixelkilnError, Unavailable
 from pixelkiln_shared.ledger.contract import Claim, LaneOffer, Ledger
 from pixelkiln_shared.storage.contract import Storage
 from pixelkiln_worker import delivery, inputs
 from pixelkiln_worker.compute import Compute, Work
 from pixelkiln_worker.device import Device, DeviceThread, Poisoned
-from pixelkiln_worker.families.contract import Task
+from pixelkiln_worker.families.contract import Outcome, Task
 from pixelkiln_worker.held import Gone, Held, HeldJob
 from pixelkiln_worker.patience import Unwanted, insist
 from pixelkiln_worker.recall import Recall
@@ -231,6 +232,16 @@ def _run_model(shop: Workshop, batch: Batch, works: list[Work]) -> None:
     with shop.turns.running(key):
         shop.compute.run(in_use.model, works, key=key, make_room=make_room)
     batch.metrics["run_ms"] = _ms_since(began)
+    shop.telemetry.ran(batch.claim.lane, _measured(batch, works))
+
+
+def _measured(batch: Batch, works: list[Work]) -> Measured:
+    """What the lane's cost is learned from: a batch of which every job ran to its end; every load."""
+    load_s = batch.metrics["load_ms"] / 1_000 or None
+    if not all(isinstance(work.outcome, Outcome) for work in works):
+        return Measured(load_s=load_s)
+    work_done = sum(work.job.spec.work for work in works)
+    return Measured(seconds=batch.metrics["run_ms"] / 1_000, work=work_done, batches=1, load_s=load_s)
 
 
 # -------------------------------------------------------------------------------------------------- deliver

@@ -14,6 +14,7 @@ import structlog
 
 from pixelkiln_shared import __version__, keys
 from pixelkiln_shared.bells import Bells
+from pixelkiln_shared.costs import Costs
 from pixelkiln_shared.errors import RedisUnavailable, Unavailable
 from pixelkiln_shared.fleet import Fleet, LoadedModel, State, WorkerInfo
 from pixelkiln_shared.ledger.contract import Ledger
@@ -96,6 +97,7 @@ class Lifecycle:
         self._ringer = ringer
         self._fleet = fleet
         self._client = client
+        self._costs = Costs(client)
         self._settings = settings
         self._exit = exit_process
         self._state: State = "starting"
@@ -185,7 +187,7 @@ class Lifecycle:
             raise RedisUnavailable("Redis does not answer") from error
 
     def report(self) -> None:
-        """Tell the fleet how we are."""
+        """Tell the fleet how we are, and what batches cost since the last time."""
         shop = self._shop
         self._fleet.report(
             WorkerInfo(
@@ -207,6 +209,7 @@ class Lifecycle:
                 version=__version__,
             )
         )
+        self._costs.learn(shop.telemetry.take_measured())
 
     def listen(self) -> None:
         """End an idle process that hears no bell while jobs wait for long: Celery's consumer is stuck."""

@@ -7,6 +7,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
+from pixelkiln_shared.costs import Measured
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Totals:
@@ -25,6 +27,7 @@ class Telemetry:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._heard_at = time.monotonic()
+        self._measured: dict[str, Measured] = {}
 
     def heard(self) -> None:
         """Note that a bell was heard."""
@@ -39,6 +42,17 @@ class Telemetry:
         """Count a batch that went to the device."""
         with self._lock:
             self._counts.update(batches=1, rows=rows)
+
+    def ran(self, lane: str, measured: Measured) -> None:
+        """Note what a batch cost."""
+        with self._lock:
+            self._measured[lane] = self._measured.get(lane, Measured()) + measured
+
+    def take_measured(self) -> dict[str, Measured]:
+        """Return what batches cost since this was asked last, by lane."""
+        with self._lock:
+            measured, self._measured = self._measured, {}
+        return measured
 
     def done(self) -> None:
         """Count a job that was published."""
