@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from pixelkiln.api.auth import CurrentCaller
+from pixelkiln.api.lane_metrics import of_outlook
 from pixelkiln.api.responses import problems
 from pixelkiln.api.services import Parts, Services
 from pixelkiln.resources import LaneResource, LoadedResource, StatsResource, WorkerList, WorkerResource
@@ -67,8 +68,8 @@ def workers(parts: Parts, caller: CurrentCaller) -> WorkerList:
 
 @router.get("/v1/stats", response_model=StatsResource, responses=problems())
 def stats(parts: Parts, caller: CurrentCaller) -> StatsResource:
-    """Return the queues as they are, and how many jobs are in each state."""
-    served = parts.fleet.served_lanes()
+    """Return the queues as they are, what they need of workers, and how many jobs are in each state."""
+    outlook, target_s = parts.outlooks.fresh(), parts.settings.scale_target_s
     counts = parts.producer.ledger.counts(caller.tenant)
     return StatsResource(
         lanes=[
@@ -77,12 +78,15 @@ def stats(parts: Parts, caller: CurrentCaller) -> StatsResource:
                 waiting=lane.waiting,
                 running=lane.running,
                 oldest_s=lane.oldest_s,
-                servable=lane.lane in served,
+                work_s=outlook.waiting_s(lane.lane),
+                servable=outlook.servable(lane.lane),
             )
-            for lane in parts.producer.ledger.lanes()
+            for lane in outlook.lanes.values()
         ],
         counts={status: counts.get(status, 0) for status in Status},
-        workers=len(parts.fleet.workers()),
+        workers=len(outlook.workers),
+        desired_workers=outlook.desired_workers(target_s),
+        safe_to_stop=outlook.safe_to_stop(target_s),
     )
 
 
@@ -118,6 +122,7 @@ class _Gauges(Collector):
             running.add_metric([lane.lane], lane.running)
             oldest.add_metric([lane.lane], lane.oldest_s)
         yield from (waiting, running, oldest)
+        yield from of_outlook(self._parts.outlooks.fresh(), self._parts.settings.scale_target_s)
         jobs = GaugeMetricFamily("pixelkiln_jobs", "Jobs in each state", labels=["status"])
         counts = self._parts.producer.ledger.counts(self._tenant)
         for status in Status:
