@@ -52,9 +52,13 @@ Request = JobRequest | Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accepted:
-    """What a submit came to: the ids in order; `replayed` when an earlier one with the same key made them."""
+    """What a submit came to: ids and lanes in order; `replayed` when an earlier one with that key made them.
+
+    `lanes` lacks those of jobs that have been deleted since.
+    """
 
     ids: tuple[str, ...]
+    lanes: tuple[str, ...] = ()
     group: str | None = None
     replayed: bool = False
 
@@ -339,16 +343,18 @@ class Producer:
             )
         if submitted.replayed:
             self._remove(batch)
-            return Accepted(ids=submitted.ids, group=self._group_of(submitted.ids), replayed=True)
-        self._ring({prepared.job.lane for prepared in batch})
-        return Accepted(ids=submitted.ids, group=batch[0].job.group if batch else None)
+            return self._replay_of(submitted.ids)
+        lanes = tuple(prepared.job.lane for prepared in batch)
+        self._ring(set(lanes))
+        return Accepted(ids=submitted.ids, lanes=lanes, group=batch[0].job.group if batch else None)
 
-    def _group_of(self, ids: Sequence[str]) -> str | None:
-        """Return the group of jobs submitted together; some of them may have been deleted since."""
+    def _replay_of(self, ids: tuple[str, ...]) -> Accepted:
+        """Return what an earlier submit came to; some of its jobs may have been deleted since."""
         left = [record for record in self.ledger.get_many(ids) if record is not None]
         if not left:
             raise NotFound("what this key made before has been deleted")
-        return left[0].group
+        lanes = tuple(record.lane for record in left)
+        return Accepted(ids=ids, lanes=lanes, group=left[0].group, replayed=True)
 
     def _ring(self, lanes: set[str]) -> None:
         try:

@@ -62,7 +62,10 @@ class JobFailure(Resource):
 
 
 class JobResource(Resource):
-    """A job. `urls` holds `self`, `events` and `cancel`; follow them, do not build them."""
+    """A job. `urls` holds `self`, `events` and `cancel`; follow them, do not build them.
+
+    `eta` is when it will have ended, as far as can be said of a job that waits or runs; None: unknown.
+    """
 
     id: str
     kind: Kind
@@ -73,6 +76,7 @@ class JobResource(Resource):
     started_at: datetime | None = None
     completed_at: datetime | None = None
     queue_position: int | None = None
+    eta: datetime | None = None
     progress: Progress = Progress()
     attempts: int = 0
     seed: int | None = None
@@ -112,10 +116,14 @@ class GroupResource(Resource):
 
 
 class BulkResource(Resource):
-    """The answer to `POST /v1/groups`: the group and the ids, in the order of the request."""
+    """The answer to `POST /v1/groups`: the group and the ids, in the order of the request.
+
+    `warnings` are of the whole: each names a model that no worker serves, and how many jobs wait for it.
+    """
 
     group: str
     ids: list[str]
+    warnings: list[dict[str, str]] = []
 
 
 class PipelineResource(Resource):
@@ -208,12 +216,16 @@ class WorkerList(Resource):
 
 
 class LaneResource(Resource):
-    """A lane right now; `servable` is whether any live worker serves its model."""
+    """A lane right now; `servable` is whether any ready worker serves it and can load its model.
+
+    `work_s` is how long one worker would run what waits; None while nothing is learned of the lane yet.
+    """
 
     lane: str
     waiting: int
     running: int
     oldest_s: float
+    work_s: float | None = None
     servable: bool
 
 
@@ -223,3 +235,5 @@ class StatsResource(Resource):
     lanes: list[LaneResource]
     counts: dict[Status, int]
     workers: int = Field(description="Live worker processes")
+    desired_workers: int = Field(0, description="Processes that finish what waits within the target time")
+    safe_to_stop: list[str] = Field([], description="Workers that hold no job and are not needed")

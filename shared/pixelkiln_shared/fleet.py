@@ -113,6 +113,16 @@ def unavailable(workers: Iterable[WorkerInfo], model: str) -> str | None:
     return reasons[0] if reasons and all(reasons) else None
 
 
+def serves(info: WorkerInfo, lane: str) -> bool:
+    """Whether a worker is ready, serves this lane, and could load its model when it last tried."""
+    return info.state == "ready" and lane in info.lanes and lane.partition(".")[2] not in info.unavailable
+
+
+def served_lanes(workers: Iterable[WorkerInfo]) -> frozenset[str]:
+    """Return the lanes that at least one of these workers serves."""
+    return frozenset(lane for info in workers for lane in info.lanes if serves(info, lane))
+
+
 class Fleet:
     """The live workers. Every method raises `RedisUnavailable` when Redis does not answer."""
 
@@ -175,7 +185,7 @@ class Fleet:
 
     def served_lanes(self) -> frozenset[str]:
         """Return the lanes that at least one ready worker serves."""
-        return frozenset(lane for info in self.workers() if info.state == "ready" for lane in info.lanes)
+        return served_lanes(self.workers())
 
     def _execute(self, pipe: Any) -> list[Any]:
         try:

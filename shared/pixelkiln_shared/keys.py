@@ -68,6 +68,7 @@ class LedgerKey(StrEnum):
 
 
 WORKERS = "pk:workers"  # set of worker ids, no lifetime: whoever reads it drops the silent ones
+COSTS = "pk:costs"  # hash lane -> learned cost, for ever: a fleet at zero still knows; few lanes
 REAP_LOCK = (
     "pk:reap"  # one sweep at a time in the whole fleet; lives a few seconds, so a killed sweeper blocks none
 )

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     max_bulk: int = Field(1_000, description="Jobs in one `POST /v1/groups`")
     url_ttl_s: int = Field(900, description="How long an artifact link is valid")
     retention_s: int = Field(7 * 86_400, description="How long a finished record lives")
+    scale_target_s: float = Field(
+        60.0, gt=0, description="`desired_workers` of `/v1/stats` finish what waits within this time"
+    )
 
     lease_s: float = Field(15.0, gt=0)
     heartbeat_s: float = Field(5.0, gt=0)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from pixelkiln_shared import keys, pictures
 from pixelkiln_shared.catalogue import Catalogue
+from pixelkiln_shared.costs import Cost, Costs, Measured
 from pixelkiln_shared.events import stream_of
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.jobs import JobSpec, Status
@@ -374,3 +375,13 @@ def test_a_wish_to_drain_is_for_one_worker_and_heard_at_once(house: House) -> No
         return house.ends == ["SIGTERM"] or None
 
     wait_for(heard, 3, "the wish was not heard")
+
+
+def test_a_report_tells_what_batches_cost_once(house: House) -> None:
+    house.shop.telemetry.ran(LANE, Measured(seconds=2.0, work=1_000, batches=1, load_s=3.0))
+    house.life.report()
+    with redis.Redis.from_url(house.redis_url, decode_responses=True) as client:
+        told = client.hgetall(keys.COSTS)
+        house.life.report()
+        assert client.hgetall(keys.COSTS) == told
+        assert Costs(client).known() == {LANE: Cost(work_s=0.002, load_s=3.0)}

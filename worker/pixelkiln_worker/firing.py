@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from pixelkiln_shared.catalogue import ModelEntry
+from pixelkiln_shared.costs import Measured
 from pixelkiln_shared.errors import JobError, ModelUnavailable, PixelkilnError, Unavailable
 from pixelkiln_shared.kinds import Role
 from pixelkiln_shared.ledger.contract import Claim, LaneOffer
@@ -24,7 +25,7 @@ from pixelkiln_worker.boarding import Boarding
 from pixelkiln_worker.compute import Work
 from pixelkiln_worker.device import Poisoned
 from pixelkiln_worker.encode import EncodedFile
-from pixelkiln_worker.families.contract import Task
+from pixelkiln_worker.families.contract import Outcome, Task
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.patience import Unwanted, insist
 from pixelkiln_worker.turns import NextSlot
@@ -252,6 +253,16 @@ def _run_model(shop: Workshop, batch: Batch, works: list[Work]) -> None:
     batch.metrics["run_ms"] = _ms_since(began)
     rows = sum(work.job.spec.rows for work in works)
     telemetry.batch(batch.entry.id, rows, batch.metrics["run_ms"] / 1_000)
+    telemetry.ran(batch.claim.lane, _measured(batch, works))
+
+
+def _measured(batch: Batch, works: list[Work]) -> Measured:
+    """What the lane's cost is learned from: a batch of which every job ran to its end; every load."""
+    load_s = batch.metrics["load_ms"] / 1_000 or None
+    if not all(isinstance(work.outcome, Outcome) for work in works):
+        return Measured(load_s=load_s)
+    work_done = sum(work.job.spec.work for work in works)
+    return Measured(seconds=batch.metrics["run_ms"] / 1_000, work=work_done, batches=1, load_s=load_s)
 
 
 # -------------------------------------------------------------------------------------------------- deliver

@@ -15,6 +15,7 @@ import structlog
 
 from pixelkiln_shared import __version__, keys
 from pixelkiln_shared.bells import Bells
+from pixelkiln_shared.costs import Costs
 from pixelkiln_shared.errors import RedisUnavailable, Unavailable
 from pixelkiln_shared.fleet import Fleet, LoadedModel, State, WorkerInfo, unavailable
 from pixelkiln_shared.ledger.contract import Ledger
@@ -109,6 +110,7 @@ class Lifecycle:
         self._ringer = ringer
         self._fleet = fleet
         self._client = client
+        self._costs = Costs(client)
         self._settings = settings
         self._exit = exit_process
         self._end_celery = end_celery
@@ -200,7 +202,7 @@ class Lifecycle:
             raise RedisUnavailable("Redis does not answer") from error
 
     def report(self) -> None:
-        """Tell the fleet how we are, and hear whether we are wanted any longer."""
+        """Tell the fleet how we are and what batches cost since; hear whether we are wanted any longer."""
         shop = self._shop
         unwanted = self._fleet.report(
             WorkerInfo(
@@ -226,6 +228,7 @@ class Lifecycle:
         )
         if unwanted:
             self.drain_for_good()
+        self._costs.learn(shop.telemetry.take_measured())
         self._see_who_else_can()
 
     def listen(self) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from pixelkiln_shared.costs import Measured
 from pixelkiln_shared.fleet import Histogram, ModelTally
 from pixelkiln_worker.shares import Shares
 
@@ -79,6 +80,7 @@ class Telemetry:
         self._models: dict[str, _Tally] = {}
         self._lock = threading.Lock()
         self._heard_at = time.monotonic()
+        self._measured: dict[str, Measured] = {}
 
     def heard(self) -> None:
         """Note that a bell was heard."""
@@ -93,6 +95,17 @@ class Telemetry:
         """Note how many jobs wait in each lane this worker serves."""
         self.waiting = frozenset(lane.partition(".")[2] for lane, count in waiting.items() if count)
         self.shares.lanes_wait(bool(self.waiting))
+
+    def ran(self, lane: str, measured: Measured) -> None:
+        """Note what a batch cost."""
+        with self._lock:
+            self._measured[lane] = self._measured.get(lane, Measured()) + measured
+
+    def take_measured(self) -> dict[str, Measured]:
+        """Return what batches cost since this was asked last, by lane."""
+        with self._lock:
+            measured, self._measured = self._measured, {}
+        return measured
 
     def claimed(self, model: str, waited_s: Iterable[float]) -> None:
         """Note how long each job that was claimed had waited."""

@@ -27,13 +27,14 @@ from pixelkiln.api.envelope import Envelope
 from pixelkiln.api.errors import of_http, of_parameters, problem
 from pixelkiln.api.events import Watcher
 from pixelkiln.api.probe import Probe
-from pixelkiln.api.services import FleetCache, Services
+from pixelkiln.api.services import FleetCache, Outlooks, Services
 from pixelkiln.gallery import pages
 from pixelkiln.gallery.thumbnails import Thumbnails
 from pixelkiln.leftovers import sweep_uploads
 from pixelkiln.producer import Producer
 from pixelkiln_shared.bells import CeleryBells, make_app
 from pixelkiln_shared.catalogue import Catalogue
+from pixelkiln_shared.costs import Costs
 from pixelkiln_shared.errors import PixelkilnError
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import open_ledger, redis_client
@@ -99,6 +100,7 @@ def _services(settings: Settings) -> Services:
         settings=settings,
         producer=producer,
         fleet=fleet,
+        outlooks=Outlooks(ledger, Costs(client), fleet),
         gate=Gate(settings, secret),
         watcher=Watcher(settings, ledger),
         thumbnails=Thumbnails(storage),

@@ -15,10 +15,10 @@ from pixelkiln.api.errors import BatchTooLarge
 from pixelkiln.api.jobs import IdempotencyKey, idempotency
 from pixelkiln.api.openapi import GroupSubmission, PipelineSubmission, body_of
 from pixelkiln.api.responses import problems
-from pixelkiln.api.services import Parts
+from pixelkiln.api.services import Parts, Services
 from pixelkiln.api.views import Views
 from pixelkiln.producer import Accepted
-from pixelkiln.resources import BulkResource, GroupResource, PipelineResource
+from pixelkiln.resources import BulkResource, GroupResource, JobResource, PipelineResource
 from pixelkiln.validation import validate
 
 router = APIRouter(tags=["groups"])
@@ -49,7 +49,8 @@ async def submit(
         idempotency=await run_in_threadpool(idempotency, idempotency_key, request, body, caller),
         at="/jobs",
     )
-    made = BulkResource(group=accepted.group or "", ids=list(accepted.ids))
+    warnings = await run_in_threadpool(Views.of(request, parts).unserved, accepted.lanes)
+    made = BulkResource(group=accepted.group or "", ids=list(accepted.ids), warnings=warnings)
     return _accepted(made.model_dump_json(), accepted)
 
 
@@ -91,15 +92,19 @@ async def pipeline(
         idempotency=await run_in_threadpool(idempotency, idempotency_key, request, body, caller),
         at="/steps",
     )
-    views = Views.of(request, parts)
-    records = await run_in_threadpool(parts.producer.ledger.get_many, accepted.ids)
+    resources = await run_in_threadpool(_live, Views.of(request, parts), parts, accepted)
     names = [step["id"] for step in wanted.steps]
     made = PipelineResource(
         group=accepted.group or "",
         steps=dict(zip(names, accepted.ids, strict=True)),
-        jobs=[views.job(record) for record in records if record is not None],
+        jobs=resources,
     )
     return _accepted(made.model_dump_json(), accepted)
+
+
+def _live(views: Views, parts: Services, accepted: Accepted) -> list[JobResource]:
+    records = parts.producer.ledger.get_many(accepted.ids)
+    return [views.job(record, live=True) for record in records if record is not None]
 
 
 def _check_size(body: Any, max_jobs: int) -> None:

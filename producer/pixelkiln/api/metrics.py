@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pixelkiln.api.lane_metrics import of_outlook
 from pixelkiln.api.services import Services
 from pixelkiln_shared.fleet import WorkerInfo
 from pixelkiln_shared.jobs import Status
@@ -37,6 +38,7 @@ class _All(Collector):
         """Yield every family."""
         ledger = self._parts.producer.ledger
         yield from of_lanes(ledger.lanes())
+        yield from of_outlook(self._parts.outlooks.fresh(), self._parts.settings.scale_target_s)
         yield from of_jobs(ledger.counts(self._tenant))
         yield from of_fleet(self._parts.fleet.workers())
 

@@ -14,7 +14,10 @@ from pixelkiln.api.events import Watcher
 from pixelkiln.api.probe import Probe
 from pixelkiln.gallery.thumbnails import Thumbnails
 from pixelkiln.producer import Producer
-from pixelkiln_shared.fleet import Fleet, WorkerInfo
+from pixelkiln.scaling import Outlook
+from pixelkiln_shared.costs import Costs
+from pixelkiln_shared.fleet import Fleet, WorkerInfo, served_lanes
+from pixelkiln_shared.ledger.contract import Ledger
 from pixelkiln_shared.previews import Previews
 from pixelkiln_shared.settings import Settings
 
@@ -38,7 +41,29 @@ class FleetCache:
 
     def served_lanes(self) -> frozenset[str]:
         """Return the lanes that at least one ready worker serves."""
-        return frozenset(lane for info in self.workers() if info.state == "ready" for lane in info.lanes)
+        return served_lanes(self.workers())
+
+
+class Outlooks:
+    """Lanes, costs and fleet together: read anew, or for a job's ETA as they were within the last second."""
+
+    def __init__(self, ledger: Ledger, costs: Costs, fleet: FleetCache) -> None:
+        self._ledger = ledger
+        self._costs = costs
+        self._fleet = fleet
+        self._read: tuple[float, Outlook] = (float("-inf"), Outlook())
+
+    def fresh(self) -> Outlook:
+        """Return the moment as it is."""
+        lanes = {one.lane: one for one in self._ledger.lanes()}
+        outlook = Outlook(lanes=lanes, costs=self._costs.known(), workers=self._fleet.workers())
+        self._read = (time.monotonic(), outlook)
+        return outlook
+
+    def recent(self) -> Outlook:
+        """Return a moment at most `FLEET_S` ago: it is asked for with every job that is looked at."""
+        at, outlook = self._read
+        return outlook if time.monotonic() - at <= FLEET_S else self.fresh()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +73,7 @@ class Services:
     settings: Settings
     producer: Producer
     fleet: FleetCache
+    outlooks: Outlooks
     gate: Gate
     watcher: Watcher
     probe: Probe

@@ -60,8 +60,8 @@ def workers(parts: Parts, caller: CurrentCaller) -> WorkerList:
 
 @router.get("/v1/stats", response_model=StatsResource, responses=problems())
 def stats(parts: Parts, caller: CurrentCaller) -> StatsResource:
-    """Return the queues as they are, and how many jobs are in each state."""
-    served = parts.fleet.served_lanes()
+    """Return the queues as they are, what they need of workers, and how many jobs are in each state."""
+    outlook, target_s = parts.outlooks.fresh(), parts.settings.scale_target_s
     counts = parts.producer.ledger.counts(caller.tenant)
     return StatsResource(
         lanes=[
@@ -70,12 +70,15 @@ def stats(parts: Parts, caller: CurrentCaller) -> StatsResource:
                 waiting=lane.waiting,
                 running=lane.running,
                 oldest_s=lane.oldest_s,
-                servable=lane.lane in served,
+                work_s=outlook.waiting_s(lane.lane),
+                servable=outlook.servable(lane.lane),
             )
-            for lane in parts.producer.ledger.lanes()
+            for lane in outlook.lanes.values()
         ],
         counts={status: counts.get(status, 0) for status in Status},
-        workers=len(parts.fleet.workers()),
+        workers=len(outlook.workers),
+        desired_workers=outlook.desired_workers(target_s),
+        safe_to_stop=outlook.safe_to_stop(target_s),
     )
 
 

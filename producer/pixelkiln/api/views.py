@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,11 +13,13 @@ from starlette.requests import Request
 
 from pixelkiln.api.services import Services
 from pixelkiln.resources import ArtifactResource, GroupResource, JobFailure, JobResource, Progress
+from pixelkiln_shared.fleet import unavailable
 from pixelkiln_shared.jobs import Artifact, JobSpec, Result, Status
 from pixelkiln_shared.kinds import PICTURE_FIELDS
 from pixelkiln_shared.ledger.contract import Group, Record
 
 _EMPTY = Result(artifacts=[])
+_FAR_S = 10 * 365 * 86_400  # further is no date that anybody waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +38,13 @@ class Views:
         """Return a job.
 
         Args:
-            live: also ask for what changes by itself: the place in the queue, whether a worker serves it.
+            live: also ask for what changes by itself: the place in the queue, when it will have ended,
+                whether a worker serves it.
         """
         spec = JobSpec.model_validate_json(record.spec)
         result = Result.model_validate_json(record.result) if record.result else _EMPTY
-        waiting = live and record.status is Status.QUEUED
+        position, eta = self._forecast(record) if live else (None, None)
+        waits = live and record.status in (Status.QUEUED, Status.BLOCKED)
         return JobResource(
             id=record.id,
             kind=record.kind,
@@ -48,7 +54,8 @@ class Views:
             created_at=_moment(record.created_at),
             started_at=_moment(record.started_at) if record.started_at else None,
             completed_at=_moment(record.completed_at) if record.completed_at else None,
-            queue_position=self.services.producer.ledger.position(record.id) if waiting else None,
+            queue_position=position,
+            eta=eta,
             progress=_progress(record),
             attempts=record.attempt,
             seed=result.seed if result.seed is not None else spec.input.get("seed"),
@@ -58,7 +65,7 @@ class Views:
             artifacts=[self._artifact(artifact) for artifact in result.artifacts],
             error=JobFailure.model_validate_json(record.error) if record.error else None,
             warnings=_once(
-                [*spec.warnings, *result.warnings, *(self._unserved(record, spec) if waiting else [])]
+                [*spec.warnings, *result.warnings, *(self.unserved([record.lane]) if waits else [])]
             ),
             metrics=_metrics(record, result),
             detail=result.detail,
@@ -111,12 +118,42 @@ class Views:
     def _expiry(self) -> datetime:
         return datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=self.services.settings.url_ttl_s)
 
-    def _unserved(self, record: Record, spec: JobSpec) -> list[dict[str, str]]:
-        if self.services.producer.served(record.lane):
-            return []
+    def unserved(self, lanes: Sequence[str]) -> list[dict[str, str]]:
+        """Return a warning for each model that no live worker serves; `lanes` has one for each job."""
+        jobs = Counter(lanes)
         return [
-            {"code": "no_worker_for_model", "message": f"no live worker serves {spec.model}; the job waits"}
+            {"code": "no_worker_for_model", "message": self._why_unserved(lane, count, len(lanes))}
+            for lane, count in jobs.items()
+            if not self.services.producer.served(lane)
         ]
+
+    def _why_unserved(self, lane: str, jobs: int, of: int) -> str:
+        model = lane.partition(".")[2]
+        reason = unavailable(self.services.fleet.workers(), model)
+        why = f"no live worker serves {model}" if reason is None else f"no live worker can: {reason}"
+        return f"{why}; the job waits" if of == 1 else f"{why}; {jobs} of {of} jobs wait"
+
+    def _forecast(self, record: Record) -> tuple[int | None, datetime | None]:
+        """Return a job's place in the queue, and when it will have ended; None for what cannot be said."""
+        if record.status is Status.QUEUED:
+            ahead = self.services.producer.ledger.ahead(record.id)
+            if ahead is None:
+                return None, None
+            outlook = self.services.outlooks.recent()
+            return ahead.jobs, _soon(
+                outlook.waiting_ends_in_s(record.lane, ahead=ahead.work, own=record.work)
+            )
+        if record.status is not Status.RUNNING or record.started_at is None:
+            return None, None
+        elapsed_s = max(0.0, time.time() - record.started_at)
+        ends_in_s = self.services.outlooks.recent().running_ends_in_s(
+            record.lane, own=record.work, elapsed_s=elapsed_s, step=record.step, steps=record.steps
+        )
+        return None, _soon(ends_in_s)
+
+
+def _soon(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.now(UTC) + timedelta(seconds=min(seconds, _FAR_S))
 
 
 def _moment(at_s: float) -> datetime:

@@ -10,6 +10,7 @@ import click
 
 from pixelkiln.cli.options import connect, output_options
 from pixelkiln.cli.screen import clean, emit_json, hint, shorten, table
+from pixelkiln.cli.waiting import left
 
 if TYPE_CHECKING:
     from pixelkiln.client import Job
@@ -100,6 +101,7 @@ def show(ctx: click.Context, identity: str, as_json: bool, quiet: bool) -> None:
         "error": f"{facts.error.code}: {facts.error.message}" if facts.error else "",
         "labels": ", ".join(f"{key}={value}" for key, value in facts.labels.items()),
         "before it": facts.queue_position or "",
+        "ready": f"in {left(facts.eta)}, at {facts.eta:%H:%M:%S} UTC" if facts.eta else "",
     }
     for name, value in lines.items():
         if value != "":
@@ -155,7 +157,7 @@ def _loaded(model: LoadedResource) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def stats(ctx: click.Context, as_json: bool) -> None:
-    """Show the queues: what waits, what runs, and what nobody serves."""
+    """Show the queues: what waits, what runs, how long it takes, how many workers that needs."""
     facts = connect(ctx).stats()
     if as_json:
         emit_json(facts)
@@ -166,13 +168,16 @@ def stats(ctx: click.Context, as_json: bool) -> None:
             lane.waiting,
             lane.running,
             f"{lane.oldest_s:.0f}s",
+            "?" if lane.work_s is None else f"{lane.work_s:.0f}s",
             "yes" if lane.servable else "NO WORKER",
         )
         for lane in facts.lanes
     ]
-    table(["LANE", "WAITING", "RUNNING", "OLDEST", "SERVED"], lanes)
+    table(["LANE", "WAITING", "RUNNING", "OLDEST", "WORK", "SERVED"], lanes)
     counts = ", ".join(f"{count} {status}" for status, count in facts.counts.items() if count)
-    click.echo(f"\n{facts.workers} workers; {counts or 'no jobs yet'}")
+    click.echo(f"\n{facts.workers} workers, {facts.desired_workers} desired; {counts or 'no jobs yet'}")
+    if facts.safe_to_stop:
+        click.echo(f"safe to stop: {clean(', '.join(facts.safe_to_stop))}")
 
 
 COMMANDS = {"ls": ls, "show": show, "workers": workers, "stats": stats}

@@ -112,6 +112,7 @@ class Batch:
         self._model = model
         self._priority = priority
         self._tags = tags if name is None or self._into else {**tags, "group": name}
+        self._warned: set[str] = set()
         self._uploads: dict[Path, dict[str, Any]] = {}
 
     def request(self, row: Row) -> dict[str, Any]:
@@ -175,7 +176,16 @@ class Batch:
                     name_lines(error.errors, chunk)
                 raise
             journal.answered(bulk.group, bulk.ids)
+            self._warn(bulk.warnings)
             return
+
+    def _warn(self, warnings: Iterable[dict[str, str]]) -> None:
+        """Say what the server warned of, each once however many chunks there are, without counts."""
+        for warning in warnings:
+            about = (warning.get("message") or warning.get("code", "")).partition(";")[0]
+            if about not in self._warned:
+                self._warned.add(about)
+                hint(f"warning: {clean(about)}")
 
     def _with_pictures(self, client: Client, row: Row, request: dict[str, Any]) -> dict[str, Any]:
         fields = dict(request["input"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -131,11 +132,23 @@ def wait_for_group(client: Client, group_id: str, timeout_s: float | None, *, qu
 def state_of(job: Job) -> str:
     """Say in a few words how a job stands."""
     facts = job.resource
+    words = [f"{job.id} {job.status}"]
     if facts.progress.steps:
-        return f"{job.id} {job.status}, step {facts.progress.step} of {facts.progress.steps}"
-    if facts.queue_position:
-        return f"{job.id} {job.status}, {facts.queue_position} before it"
-    return f"{job.id} {job.status}"
+        words.append(f"step {facts.progress.step} of {facts.progress.steps}")
+    elif facts.queue_position:
+        words.append(f"{facts.queue_position} before it")
+    if facts.eta is not None:
+        words.append(f"ready in {left(facts.eta)}")
+    return ", ".join(words)
+
+
+def left(moment: datetime) -> str:
+    """Say how long it is until then, about: `40s`, `5m`, `3h`."""
+    seconds = max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"
 
 
 def tally(group: Group) -> str:

@@ -216,13 +216,15 @@ class Flows:
         iterator = iter(rows)
         group: str | None = None
         ids: list[str] = []
+        warnings: list[dict[str, str]] = []
         while chunk := list(islice(iterator, CHUNK_ROWS)):
             bulk = yield from self.submit_batch([labelled(row, name, key) for row in chunk], group=group)
             group = bulk.group
             ids += bulk.ids
+            warnings += [one for one in bulk.warnings if one not in warnings]
         if group is None:
             raise ValueError("there are no rows to submit")
-        return BulkResource(group=group, ids=ids)
+        return BulkResource(group=group, ids=ids, warnings=warnings)
 
     def group(self, group_id: str) -> Flow[GroupResource]:
         """Read a group's counters."""

@@ -104,7 +104,14 @@ class Card:
     def version(self) -> str:
         """Changes whenever the card looks different."""
         progress = self.job.progress
-        return f"{self.job.status}.{self.job.attempts}.{progress.step}.{self.job.queue_position}"
+        return f"{self.job.status}.{self.job.attempts}.{progress.step}.{self.coming}"
+
+    @property
+    def coming(self) -> str:
+        """How many jobs are before it, and when it will be there; empty where nobody knows."""
+        place, eta = self.job.queue_position, self.job.eta
+        words = [f"{place} before it"] if place else []
+        return ", ".join(words + ([f"ready {soon(eta)}"] if eta else []))
 
     @property
     def age(self) -> str:
@@ -145,6 +152,17 @@ def ago(moment: datetime) -> str:
         if seconds >= size:
             return f"{int(seconds // size)} {name} ago"
     return "just now"
+
+
+def soon(moment: datetime) -> str:
+    """Return a time to come as people say it: as exact as a guess can be."""
+    seconds = (moment - datetime.now(UTC)).total_seconds()
+    if seconds < 10:
+        return "in a few seconds"
+    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"in about {round(seconds / size)} {name}"
+    return f"in about {round(seconds / 10) * 10} s"
 
 
 def span(milliseconds: float | None) -> str:

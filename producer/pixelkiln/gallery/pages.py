@@ -242,7 +242,7 @@ def _listing(
     views = Views.of(request, parts)
     following = cursors.seal(found.after, filters, parts.secret) if found.after is not None else None
     return {
-        "cards": [Card(views.job(record)) for record in found.records],
+        "cards": [Card(views.job(record, live=True)) for record in found.records],
         "query": {
             "status": wanted or "",
             "kind": only or "",

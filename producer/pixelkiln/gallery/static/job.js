@@ -11,22 +11,34 @@ const source_of = () => { // what comes next works on: the picture in view, or t
 };
 const follow = (kind, more = {}) => post("/v1/jobs", { kind, input: { image: source_of(), ...more }, priority: "interactive" });
 
+function soon(moment) { // as `cards.soon`
+  const seconds = (moment - Date.now()) / 1000;
+  if (seconds < 10) return "in a few seconds";
+  const [size, name] = [[86400, "d"], [3600, "h"], [60, "min"]].find(([most]) => seconds >= most) ?? [];
+  return size ? `in about ${Math.round(seconds / size)} ${name}` : `in about ${Math.round(seconds / 10) * 10} s`;
+}
+
 // ---------------------------------------------------------------------------------------------- live
 
 if ("active" in sheet.dataset) {
   const bar = sheet.querySelector(".live progress"), words = sheet.querySelector(".live .words"), pill = sheet.querySelector(".live .pill");
+  let reached = "", eta = null; // what the last events said; the time left is counted down between them
+  const tell = () => { words.textContent = [reached, eta && `ready ${soon(eta)}`].filter(Boolean).join(", "); };
   const source = new EventSource(`/v1/jobs/${sheet.dataset.job}/events`);
   source.addEventListener("status", (event) => {
     const job = JSON.parse(event.data);
     pill.textContent = job.status;
     bar.value = job.progress.value;
-    words.textContent = job.queue_position ? `${job.queue_position} before it in the queue` : "";
+    eta = job.eta && new Date(job.eta);
+    reached = job.queue_position ? `${job.queue_position} before it` : "";
+    tell();
     if (["succeeded", "failed", "canceled", "expired"].includes(job.status)) { source.close(); location.reload(); }
   });
   source.addEventListener("progress", (event) => {
     const { step, steps } = JSON.parse(event.data);
-    if (steps) { bar.value = step / steps; words.textContent = `step ${step} of ${steps}`; pill.textContent = "running"; }
+    if (steps) { bar.value = step / steps; reached = `step ${step} of ${steps}`; tell(); pill.textContent = "running"; }
   });
+  setInterval(() => { if (eta) tell(); }, 1000);
   const easel = sheet.querySelector(".big.waiting");
   source.addEventListener("preview", (event) => {
     if (!easel) return;
