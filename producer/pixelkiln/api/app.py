@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
-from pixelkiln.api import files, groups, jobs, models, openapi, status, uploads
+from pixelkiln.api import files, groups, jobs, models, openapi, status, uploads, workers
 from pixelkiln.api.auth import AuthGuard, Gate
 from pixelkiln.api.body import BodyGuard
 from pixelkiln.api.envelope import Envelope
@@ -45,7 +45,7 @@ SWEEP_S = 5.0
 UPLOAD_SWEEP_S = 3_600.0
 THREADS = 80  # requests in hand at once; most of them wait for Redis or the store
 
-_PARTS = (jobs, groups, uploads, files, models, status, pages)
+_PARTS = (jobs, groups, uploads, files, models, workers, status, pages)
 
 _log = structlog.get_logger("pixelkiln.api")
 
