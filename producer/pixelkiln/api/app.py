@@ -28,6 +28,7 @@ from pixelkiln.api.errors import of_http, of_parameters, problem
 from pixelkiln.api.events import Watcher
 from pixelkiln.api.probe import Probe
 from pixelkiln.api.services import FleetCache, Services
+from pixelkiln.gallery import fleet as fleet_pages
 from pixelkiln.gallery import pages
 from pixelkiln.gallery.thumbnails import Thumbnails
 from pixelkiln.leftovers import sweep_uploads
@@ -45,7 +46,7 @@ SWEEP_S = 5.0
 UPLOAD_SWEEP_S = 3_600.0
 THREADS = 80  # requests in hand at once; most of them wait for Redis or the store
 
-_PARTS = (jobs, groups, uploads, files, models, workers, status, pages)
+_PARTS = (jobs, groups, uploads, files, models, workers, status, pages, fleet_pages)
 
 _log = structlog.get_logger("pixelkiln.api")
 
