@@ -191,8 +191,41 @@ class LoadedResource(Resource):
     sha256: str = ""
 
 
+class DeviceTimeResource(Resource):
+    """How a worker's device spent its time since it was ready, in seconds; the four are all of it.
+
+    `idle_waiting_s` it stood still although the worker held jobs for it, `idle_no_work_s` without any.
+    """
+
+    busy_s: float = 0.0
+    load_s: float = 0.0
+    idle_waiting_s: float = 0.0
+    idle_no_work_s: float = 0.0
+
+
+class TallyResource(Resource):
+    """What a worker did with one model since it started; `switches` are loads that made another one leave.
+
+    `batch_fill` is how full its batches were on average, between 0 and 1; None where the worker does not say.
+    """
+
+    loads: int = 0
+    switches: int = 0
+    batches: int = 0
+    rows: int = 0
+    batch_fill: float | None = None
+    max_batch: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    pictures: int = 0
+    run_s: float = 0.0
+
+
 class WorkerResource(Resource):
-    """A live worker process. `unavailable` names the models that it could not load, with the reason."""
+    """A live worker process. `unavailable` names the models that it could not load, with the reason.
+
+    `busy_share` is the part of its time that the device ran models, between 0 and 1; `tallies` are by model.
+    """
 
     id: str
     host: str
@@ -206,6 +239,9 @@ class WorkerResource(Resource):
     running: list[str] = []
     started_at: datetime
     jobs_done: int = 0
+    busy_share: float = 0.0
+    device_time: DeviceTimeResource = DeviceTimeResource()
+    tallies: dict[str, TallyResource] = {}
 
 
 class WorkerList(Resource):

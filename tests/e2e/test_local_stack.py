@@ -270,3 +270,20 @@ def test_a_taken_port_is_one_clear_line(stack, tmp_path):
     assert told.returncode == 2
     assert f"port {port} is taken" in told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_a_drained_worker_stays_down_and_the_rest_stays_up(tmp_path):
+    up = start(tmp_path / "data")
+    try:
+        with Client(up.url) as client:
+            [worker] = client.workers()
+            client.drain_worker(worker.id)
+            until(lambda: not client.workers() and not up.named("pixelkiln_worker"), 30)
+            time.sleep(1.5)  # past the pause before a restart
+            assert up.named("pixelkiln_worker") == []
+            waiting = client.generate("anything", model="stub", width=64, height=64)
+            assert waiting.refresh().status == "queued"
+    finally:
+        assert up.end(signal.SIGTERM) == 0
+        assert up.process.stdout is not None
+        up.process.stdout.close()

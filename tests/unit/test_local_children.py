@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 
 from pixelkiln.local import children
 from pixelkiln.local.children import Child, Guard
+from tests.worker_processes import wait_for
 
+DONE = [sys.executable, "-c", ""]
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
@@ -38,3 +41,20 @@ def test_ctrl_c_while_a_child_starts_leaves_no_orphan(
     guard.close()
     reaper.join(timeout=10)
     assert started[0].returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("may_end", [True, False])
+def test_a_child_that_ends_well_is_started_again_unless_it_may_end(tmp_path: Path, may_end: bool) -> None:
+    guard = Guard()
+    child = Child("done", DONE, os.environ, tmp_path, guard, may_end=may_end)
+    child.start()
+    assert wait_for(child.tend, 10, "it did not end") == 0
+    deadline = time.monotonic() + children.BACKOFF_S[0] + 0.2
+    while time.monotonic() < deadline and child.pid is None:
+        child.tend()
+        time.sleep(0.02)
+    assert (child.pid is None) is may_end
+    assert child.crashes == (0 if may_end else 1)
+    child.ask_to_stop()
+    assert child.wait(time.monotonic() + 10, threading.Event())
+    guard.close()

@@ -158,8 +158,8 @@ class Launcher:
 
     def _bury(self, child: Child) -> None:
         """Take a dead child off the fleet's register, where it would be counted as alive for a while."""
-        with suppress(RedisUnavailable):
-            fleet = Fleet(redis_client(self.settings))
+        with suppress(RedisUnavailable), redis_client(self.settings) as client:
+            fleet = Fleet(client)
             for info in fleet.workers():
                 if info.pid == child.last_pid and info.host == socket.gethostname():
                     child.drained |= fleet.unwanted(info.id)  # it died while it drained

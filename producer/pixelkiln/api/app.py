@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
-from pixelkiln.api import files, groups, jobs, models, openapi, status, uploads
+from pixelkiln.api import files, groups, jobs, models, openapi, status, uploads, workers
 from pixelkiln.api.auth import AuthGuard, Gate
 from pixelkiln.api.body import BodyGuard
 from pixelkiln.api.envelope import Envelope
@@ -28,6 +28,7 @@ from pixelkiln.api.errors import of_http, of_parameters, problem
 from pixelkiln.api.events import Watcher
 from pixelkiln.api.probe import Probe
 from pixelkiln.api.services import FleetCache, Outlooks, Services
+from pixelkiln.gallery import fleet as fleet_pages
 from pixelkiln.gallery import pages
 from pixelkiln.gallery.thumbnails import Thumbnails
 from pixelkiln.leftovers import sweep_uploads
@@ -46,7 +47,7 @@ SWEEP_S = 5.0
 UPLOAD_SWEEP_S = 3_600.0
 THREADS = 80  # requests in hand at once; most of them wait for Redis or the store
 
-_PARTS = (jobs, groups, uploads, files, models, status, pages)
+_PARTS = (jobs, groups, uploads, files, models, workers, status, pages, fleet_pages)
 
 _log = structlog.get_logger("pixelkiln.api")
 

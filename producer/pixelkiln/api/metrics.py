@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from pixelkiln.api.lane_metrics import of_outlook
 from pixelkiln.api.services import Services
-from pixelkiln_shared.fleet import WorkerInfo
+from pixelkiln_shared.fleet import Histogram, WorkerInfo
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.ledger.contract import LaneStats
 
@@ -65,10 +71,97 @@ def of_jobs(counts: Mapping[Status, int]) -> Iterator[Metric]:
     yield jobs
 
 
-def of_fleet(workers: Iterable[WorkerInfo]) -> Iterator[Metric]:
-    """Yield the live worker processes by state."""
+def of_fleet(workers: Sequence[WorkerInfo]) -> Iterator[Metric]:
+    """Yield what the live workers report.
+
+    Everything that only grows is told by worker: a sum over the fleet would shrink when a worker ends, and
+    Prometheus would take that for a restart from nothing.
+    """
+    yield from _processes(workers)
+    yield from _device_seconds(workers)
+    for name, (what, field) in _COUNTERS.items():
+        yield _counter(workers, name, what, field)
+    yield _jobs_ended(workers)
+    for name, (what, field) in _HISTOGRAMS.items():
+        yield _histogram(workers, name, what, field)
+
+
+# What a tally holds, by the name it has here.
+_COUNTERS = {
+    "pixelkiln_model_loads": ("Times the model was loaded", "loads"),
+    "pixelkiln_model_switches": ("Loads that made another model leave", "switches"),
+    "pixelkiln_batches": ("Batches that ran", "batches"),
+    "pixelkiln_batch_rows": ("Rows in those batches", "rows"),
+    "pixelkiln_images": ("Pictures made", "pictures"),
+    "pixelkiln_run_seconds": ("Seconds the model ran", "run_s"),
+}
+_HISTOGRAMS = {
+    "pixelkiln_job_queue_wait_seconds": ("From submission to claim", "queue_wait"),
+    "pixelkiln_job_duration_seconds": ("From claim to publication", "duration"),
+    "pixelkiln_model_load_seconds": ("Loading the model", "load"),
+    "pixelkiln_storage_upload_seconds": ("Storing the files of a job", "upload"),
+}
+_BY_MODEL = ("worker", "model")
+
+
+def _processes(workers: Sequence[WorkerInfo]) -> Iterator[Metric]:
     fleet = GaugeMetricFamily("pixelkiln_workers", "Live worker processes", labels=["state"])
     states = Counter(info.state for info in workers)
     for state in ("starting", "ready", "draining"):
         fleet.add_metric([state], states[state])
-    yield fleet
+    about = GaugeMetricFamily(
+        "pixelkiln_worker_info", "1; what a worker is", labels=["worker", "host", "device", "version"]
+    )
+    memory = GaugeMetricFamily(
+        "pixelkiln_worker_memory_bytes", "Device memory for models", labels=["worker", "use"]
+    )
+    holding = GaugeMetricFamily("pixelkiln_worker_jobs", "Jobs a worker holds", labels=["worker"])
+    for info in workers:
+        about.add_metric([info.id, info.host, info.device, info.version], 1)
+        memory.add_metric([info.id, "budget"], info.memory_bytes)
+        memory.add_metric([info.id, "resident"], sum(model.footprint_bytes for model in info.loaded))
+        holding.add_metric([info.id], len(info.running))
+    yield from (fleet, about, memory, holding)
+
+
+def _device_seconds(workers: Sequence[WorkerInfo]) -> Iterator[Metric]:
+    seconds = CounterMetricFamily(
+        "pixelkiln_worker_device_seconds", "How the device spent its time", labels=["worker", "state"]
+    )
+    for info in workers:
+        for field, spent_s in info.device_time.model_dump().items():
+            seconds.add_metric([info.id, field.removesuffix("_s")], spent_s)
+    yield seconds
+
+
+def _counter(workers: Sequence[WorkerInfo], name: str, what: str, field: str) -> Metric:
+    family = CounterMetricFamily(name, what, labels=_BY_MODEL)
+    for info in workers:
+        for model, tally in info.tallies.items():
+            family.add_metric([info.id, model], getattr(tally, field))
+    return family
+
+
+def _jobs_ended(workers: Sequence[WorkerInfo]) -> Metric:
+    family = CounterMetricFamily("pixelkiln_jobs_ended", "Jobs that ended", labels=[*_BY_MODEL, "status"])
+    for info in workers:
+        for model, tally in info.tallies.items():
+            family.add_metric([info.id, model, Status.SUCCEEDED], tally.succeeded)
+            family.add_metric([info.id, model, Status.FAILED], tally.failed)
+    return family
+
+
+def _histogram(workers: Sequence[WorkerInfo], name: str, what: str, field: str) -> Metric:
+    family = HistogramMetricFamily(name, what, labels=_BY_MODEL)
+    for info in workers:
+        for model, tally in info.tallies.items():
+            observed: Histogram | None = getattr(tally, field)
+            if observed is not None and len(observed.counts) == len(observed.bounds) + 1:
+                family.add_metric([info.id, model], _buckets(observed), observed.sum)
+    return family
+
+
+def _buckets(observed: Histogram) -> list[tuple[str, float]]:
+    """Return Prometheus's buckets: cumulative, the last one without a bound."""
+    edges = [*(str(bound) for bound in observed.bounds), "+Inf"]
+    return list(zip(edges, accumulate(observed.counts), strict=True))

@@ -39,6 +39,10 @@ class FleetCache:
             self._read = (time.monotonic(), workers)
         return workers
 
+    def drain(self, worker_id: str) -> WorkerInfo:
+        """Ask a worker to drain; see `Fleet.drain`."""
+        return self._fleet.drain(worker_id)
+
     def served_lanes(self) -> frozenset[str]:
         """Return the lanes that at least one ready worker serves."""
         return served_lanes(self.workers())

@@ -1,4 +1,4 @@
-"""Health, workers, queues and metrics."""
+"""Health, queues and metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pixelkiln.api.auth import CurrentCaller
 from pixelkiln.api.metrics import TYPE, exposition
 from pixelkiln.api.responses import problems
 from pixelkiln.api.services import Parts
-from pixelkiln.resources import LaneResource, LoadedResource, StatsResource, WorkerList, WorkerResource
+from pixelkiln.resources import LaneResource, StatsResource
 from pixelkiln_shared.jobs import Status
 
 router = APIRouter(tags=["status"])
@@ -32,30 +32,6 @@ def readyz(parts: Parts) -> JSONResponse:
     """Say whether jobs can be accepted: Redis and the storage answer. Workers are not required: jobs wait."""
     state = parts.probe.state()
     return JSONResponse(state, status_code=200 if state["ready"] else 503)
-
-
-@router.get("/v1/workers", response_model=WorkerList, responses=problems())
-def workers(parts: Parts, caller: CurrentCaller) -> WorkerList:
-    """List the live worker processes."""
-    return WorkerList(
-        data=[
-            WorkerResource(
-                id=info.id,
-                host=info.host,
-                device=info.device,
-                state=info.state,
-                models=list(info.models),
-                resident=list(info.resident),
-                loaded=[LoadedResource(**one.model_dump()) for one in info.loaded],
-                unavailable=info.unavailable,
-                memory_bytes=info.memory_bytes,
-                running=list(info.running),
-                started_at=info.started_at,
-                jobs_done=info.jobs_done,
-            )
-            for info in parts.fleet.workers()
-        ]
-    )
 
 
 @router.get("/v1/stats", response_model=StatsResource, responses=problems())

@@ -1,20 +1,18 @@
-"""`ls`, `show`, `workers` and `stats`: reading, changing nothing."""
+"""`ls`, `show` and `stats`: reading, changing nothing."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
 
 from pixelkiln.cli.options import connect, output_options
-from pixelkiln.cli.screen import clean, emit_json, hint, shorten, table
+from pixelkiln.cli.screen import age, clean, emit_json, shorten, table
 from pixelkiln.cli.waiting import left
 
 if TYPE_CHECKING:
     from pixelkiln.client import Job
-    from pixelkiln.resources import LoadedResource
 
 STATES = ["blocked", "queued", "running", "canceling", "succeeded", "failed", "canceled", "expired"]
 
@@ -66,15 +64,6 @@ def what(job: Job) -> str:
     return f"picture of {source}" if source else "a picture"
 
 
-def age(moment: datetime) -> str:
-    """Say how long ago something was: `12s`, `5m`, `3h`, `2d`."""
-    seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{seconds:.0f}s"
-
-
 @click.command()
 @click.argument("identity", metavar="ID")
 @output_options
@@ -119,41 +108,6 @@ def show(ctx: click.Context, identity: str, as_json: bool, quiet: bool) -> None:
 
 
 @click.command()
-@output_options
-@click.pass_context
-def workers(ctx: click.Context, as_json: bool, quiet: bool) -> None:
-    """List the live workers."""
-    listed = connect(ctx).workers()
-    if as_json:
-        emit_json(listed)
-    elif quiet:
-        for worker in listed:
-            click.echo(worker.id)
-    else:
-        rows = [
-            (
-                w.id,
-                w.state,
-                w.host,
-                w.device,
-                len(w.running),
-                w.jobs_done,
-                ", ".join(_loaded(model) for model in w.loaded) or ", ".join(w.resident),
-                age(w.started_at),
-            )
-            for w in listed
-        ]
-        table(["WORKER", "STATE", "HOST", "DEVICE", "RUNNING", "DONE", "LOADED", "UP"], rows)
-        for worker in listed:
-            for reason in worker.unavailable.values():
-                hint(f"{worker.id} cannot serve {reason}")
-
-
-def _loaded(model: LoadedResource) -> str:
-    return f"{model.id} ({model.footprint_bytes / 1e6:.0f} MB, {model.load_s:.1f} s)"
-
-
-@click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def stats(ctx: click.Context, as_json: bool) -> None:
@@ -180,4 +134,4 @@ def stats(ctx: click.Context, as_json: bool) -> None:
         click.echo(f"safe to stop: {clean(', '.join(facts.safe_to_stop))}")
 
 
-COMMANDS = {"ls": ls, "show": show, "workers": workers, "stats": stats}
+COMMANDS = {"ls": ls, "show": show, "stats": stats}

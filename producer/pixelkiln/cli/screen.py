@@ -7,6 +7,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -63,6 +64,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 def _coloured(cell: str) -> str:
     colour = COLOURS.get(cell.strip())
     return click.style(cell, fg=colour) if colour else cell
+
+
+def age(moment: datetime) -> str:
+    """Say how long ago something was: `12s`, `5m`, `3h`, `2d`."""
+    seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"
 
 
 def shorten(text: str, width: int) -> str:

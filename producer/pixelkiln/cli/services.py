@@ -1,15 +1,12 @@
-"""`up`, `worker` and `open`: starting things. (`monitor` is a command of its own module.)"""
+"""`up` and `open`. (`monitor` is a command of its own module.)"""
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import click
 
 from pixelkiln import monitor
-from pixelkiln.cli.faults import Refused
 
 
 @click.command()
@@ -31,19 +28,6 @@ def up(data: Path, port: int, workers: int) -> None:
     raise click.exceptions.Exit(local.run(data, port=port, workers=workers))
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def worker(arguments: tuple[str, ...]) -> None:
-    """Run workers, one for each device of this machine; settings come from PIXELKILN_* variables."""
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None or find_spec("celery") is None:
-        raise Refused("workers need their libraries: pip install 'pixelkiln[worker]'")
-    command = [sys.executable, "-m", "pixelkiln_worker", *arguments]
-    sys.stdout.flush()
-    os.execv(sys.executable, command)  # noqa: S606  the same interpreter, no shell
-
-
 @click.command(name="open")
 @click.pass_context
 def open_page(ctx: click.Context) -> None:
@@ -57,4 +41,4 @@ def open_page(ctx: click.Context) -> None:
     webbrowser.open(url)
 
 
-COMMANDS = {"up": up, "worker": worker, "monitor": monitor.command, "open": open_page}
+COMMANDS = {"up": up, "monitor": monitor.command, "open": open_page}

@@ -255,6 +255,10 @@ class AsyncClient:
         """List the live workers."""
         return (await self.run(self.flows.workers())).data
 
+    async def drain_worker(self, worker_id: str) -> WorkerResource:
+        """Ask a worker to end what it runs, claim no more and stay down; returns it as it is now."""
+        return await self.run(self.flows.drain_worker(worker_id))
+
     async def stats(self) -> StatsResource:
         """Read the lanes and counters."""
         return await self.run(self.flows.stats())

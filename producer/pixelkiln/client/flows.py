@@ -29,6 +29,7 @@ from pixelkiln.resources import (
     StatsResource,
     UploadResource,
     WorkerList,
+    WorkerResource,
 )
 from pixelkiln_shared.jobs import TERMINAL, Status
 from pixelkiln_shared.kinds import PICTURE_FIELDS, Kind
@@ -279,6 +280,10 @@ class Flows:
     def workers(self) -> Flow[WorkerList]:
         """List the live workers."""
         return (yield from self.get("/v1/workers", WorkerList))
+
+    def drain_worker(self, worker_id: str) -> Flow[WorkerResource]:
+        """Ask a worker to end what it runs, claim no more and stay down."""
+        return (yield from self.post(below("/v1/workers", worker_id, "drain"), WorkerResource))
 
     def stats(self) -> Flow[StatsResource]:
         """Read the lanes and counters."""

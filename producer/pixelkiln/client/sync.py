@@ -251,6 +251,10 @@ class Client:
         """List the live workers."""
         return self.run(self.flows.workers()).data
 
+    def drain_worker(self, worker_id: str) -> WorkerResource:
+        """Ask a worker to end what it runs, claim no more and stay down; returns it as it is now."""
+        return self.run(self.flows.drain_worker(worker_id))
+
     def stats(self) -> StatsResource:
         """Read the lanes and counters."""
         return self.run(self.flows.stats())

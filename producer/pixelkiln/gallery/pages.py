@@ -76,7 +76,7 @@ def front(
         editors=_editors(parts),
         kinds=[one for one in Kind if any(one in entry.kinds for entry in parts.producer.catalogue)],
         tasks=_tasks(parts),
-        **_frame(parts),
+        **frame(parts),
     )
 
 
@@ -110,7 +110,7 @@ def job(job_id: str, request: Request, parts: Parts, caller: CurrentCaller) -> R
     try:
         record = parts.producer.get(job_id, caller.tenant)
     except NotFound:
-        return page("missing.html", status_code=404, **_frame(parts))
+        return page("missing.html", status_code=404, **frame(parts))
     views = Views.of(request, parts)
     found = views.job(record, live=True)
     card = Card(found)
@@ -129,7 +129,7 @@ def job(job_id: str, request: Request, parts: Parts, caller: CurrentCaller) -> R
         timeline=cards.timeline(found),
         stalled=cards.stalled(found),
         snippets=snippets(found, views.base, parts.producer.catalogue, closed=parts.gate.closed),
-        **_frame(parts),
+        **frame(parts),
     )
 
 
@@ -276,7 +276,8 @@ def _mine(parts: Parts, tenant: str, job_ids: list[str]) -> list[str]:
     return found
 
 
-def _frame(parts: Parts) -> dict[str, Any]:
+def frame(parts: Parts) -> dict[str, Any]:
+    """Return what every page's head shows."""
     workers = parts.fleet.workers()
     return {"workers": sum(info.state == "ready" for info in workers), "closed": parts.gate.closed}
 

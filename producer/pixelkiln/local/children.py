@@ -60,19 +60,28 @@ class Guard:
 
 
 class Child:
-    """One child process that should always run.
+    """One child process that should always run, or until it says that it is done.
 
     Args:
         name: for messages and the log file.
         command: what to run; its process leads a group of its own, so that a terminal's Ctrl-C reaches only
             us, and we decide the order of stopping.
         folder: where its log goes.
+        may_end: whether the exit status 0 means that it is done; else it is started again after that, too.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, guard: Guard
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        guard: Guard,
+        *,
+        may_end: bool = False,
     ) -> None:
         self.name = name
+        self.may_end = may_end
         self.log = folder / f"{name}.log"
         self.crashes = 0
         self._command = list(command)
@@ -109,7 +118,10 @@ class Child:
         self._restart_at = None
 
     def tend(self) -> int | None:
-        """Restart it when it has died, after a growing pause; returns its exit status when it just died."""
+        """Restart it when it has died, after a growing pause, unless it is done.
+
+        Returns its exit status when it just died.
+        """
         if self._process is not None:
             status = self._process.poll()
             if status is None:
@@ -118,6 +130,8 @@ class Child:
                 self._process.pid, signal.SIGTERM
             )  # what it left behind must not run beside the next
             self._forget()
+            if status == 0 and self.may_end:
+                return status
             if time.monotonic() - self._started > STEADY_S:
                 self.crashes = 0
             pause_s = BACKOFF_S[min(self.crashes, len(BACKOFF_S) - 1)]

@@ -80,7 +80,9 @@ class Stack:
         environment = self._environment(port)
         self._add("api", [sys.executable, "-m", "pixelkiln.api"], environment)
         for number in range(1, self._workers + 1):
-            self._add(f"worker-{number}", [sys.executable, "-m", "pixelkiln_worker"], environment)
+            self._add(
+                f"worker-{number}", [sys.executable, "-m", "pixelkiln_worker"], environment, may_end=True
+            )
         self._wait_until_ready(environment.get("PIXELKILN_API_KEY"))
         names = {"redis_url": "PIXELKILN_REDIS_URL", "storage_url": "PIXELKILN_STORAGE_URL"}
         known = {fact: environment[name] for fact, name in names.items()}
@@ -90,7 +92,9 @@ class Stack:
         """Restart what has died; call it a few times a second."""
         for child in self.children:
             status = child.tend()
-            if status is not None:
+            if status == 0 and child.may_end:
+                self._say(f"{child.name} has ended: its workers were drained")
+            elif status is not None:
                 self._say(f"{child.name} ended with status {status}; restarting it (log: {child.log})")
 
     def stop(self, hurry: threading.Event | None = None) -> None:
@@ -180,9 +184,11 @@ class Stack:
         self._say(f"redis {version} ({program})")
         return url
 
-    def _add(self, name: str, command: list[str], environment: dict[str, str]) -> Child:
+    def _add(
+        self, name: str, command: list[str], environment: dict[str, str], *, may_end: bool = False
+    ) -> Child:
         assert self._guard is not None  # noqa: S101
-        child = Child(name, command, environment, self._logs, self._guard)
+        child = Child(name, command, environment, self._logs, self._guard, may_end=may_end)
         self.children.append(child)
         child.start()
         return child

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pixelkiln_shared import keys
+from pixelkiln_shared.fleet import DeviceTime, Fleet
 from pixelkiln_shared.jobs import Artifact, JobSpec, Result
 from pixelkiln_shared.kinds import Role
 from pixelkiln_shared.previews import Previews
@@ -225,3 +226,18 @@ def test_nothing_is_wider_than_a_telephone(api: Api, page: Any) -> None:
     for path in ("/", f"/jobs/{an_edit(api)}"):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+
+
+def test_the_fleet_is_live_and_a_worker_is_drained_by_hand(api: Api, page: Any) -> None:
+    page.goto("/")
+    page.click("header .fleet")
+    page.wait_for_selector("text=No worker is alive")
+    api.serve("generate.toyworld", device_time=DeviceTime(busy_s=3, idle_no_work_s=1))
+    page.wait_for_selector("#worker-of-tests >> text=75 % busy")
+    until(page, "document.querySelector('.bar .busy').getBoundingClientRect().width > 100")
+    api.submit("a red house")
+    page.wait_for_selector(".lanes td >> text=toyworld")
+    page.on("dialog", lambda asked: asked.accept())
+    page.click("#worker-of-tests [data-drain]")
+    page.wait_for_selector("text=It drains")
+    assert Fleet(api.redis).unwanted("worker-of-tests")
