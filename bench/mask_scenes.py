@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,10 +24,12 @@ REALISTIC = ("blobs", "thin", "holes")
 
 
 def _blobs(rng: np.random.Generator, side: int, count: int) -> Ids:
-    """Round things with wavy borders, the later ones before the earlier."""
+    """Round things with wavy borders, here and there one before another."""
     ids = np.zeros((side, side), np.uint16)
-    for number in range(1, count + 1):
-        ids[_blob(rng, side)] = number
+    across = math.ceil(math.sqrt(count))
+    for number in range(count):
+        place = np.array(divmod(number, across)) + rng.uniform(0.3, 0.7, 2)
+        ids[_blob(rng, side, place / across)] = number + 1
     return ids
 
 
@@ -60,10 +63,10 @@ def _noise(rng: np.random.Generator, side: int, count: int) -> Ids:
     return rng.integers(1, count + 1, (side, side)).astype(np.uint16)
 
 
-def _blob(rng: np.random.Generator, side: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    rows, columns = np.mgrid[0:side, 0:side]
-    middle_row, middle_column = rng.uniform(0.1, 0.9, 2) * side
-    rows, columns = rows - middle_row, columns - middle_column
+def _blob(
+    rng: np.random.Generator, side: int, middle: np.ndarray[Any, np.dtype[np.float64]]
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    rows, columns = np.mgrid[0:side, 0:side] - (middle * side)[:, None, None]
     angle = np.arctan2(rows, columns)
     waves = sum(
         rng.uniform(0.03, 0.15) * np.sin(number * angle + rng.uniform(0, 2 * np.pi)) for number in range(2, 9)

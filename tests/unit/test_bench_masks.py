@@ -24,8 +24,11 @@ def small() -> dict[str, np.ndarray]:
 def test_every_scene_shows_all_its_instances(small: dict[str, np.ndarray]) -> None:
     for name, ids in small.items():
         assert ids.shape == (96, 96), name
-        assert ids.max() == 5, name
-        assert len(np.unique(ids)) >= 5, name
+        assert set(np.unique(ids)) | {0} == {0, 1, 2, 3, 4, 5}, name
+
+
+def test_the_scenes_measured_hold_twenty_instances_each() -> None:
+    assert all(len(set(np.unique(ids)) - {0}) == 20 for ids in scenes().values())
 
 
 def test_scenes_are_the_same_at_every_run(small: dict[str, np.ndarray]) -> None:
