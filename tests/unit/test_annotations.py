@@ -13,6 +13,13 @@ from pixelkiln_worker.families.contract import Segment, Segmentation
 
 
 def decoded(counts: str, size: list[int]) -> NDArray[np.bool_]:
+    """Return the mask that a run-length code stands for."""
+    runs = runs_of(counts)
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return flat.reshape(size[1], size[0]).T
+
+
+def runs_of(counts: str) -> list[int]:
     """Undo COCO's run-length code, one character at a time, as its description says."""
     runs: list[int] = []
     place = 0
@@ -25,8 +32,7 @@ def decoded(counts: str, size: list[int]) -> NDArray[np.bool_]:
             if not more and code & 0x10:
                 value |= -1 << shift
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return flat.reshape(size[1], size[0]).T
+    return runs
 
 
 def holed() -> NDArray[np.uint16]:
@@ -70,6 +76,26 @@ def test_long_runs_have_the_known_code() -> None:
     ids[5:2_990, 2_100:3_900] = 1
 
     assert compressed(regions(ids)[1].counts).startswith("U[XP6Ym2?000000")
+
+
+def test_many_short_runs_have_the_known_code() -> None:
+    rows, columns = np.mgrid[0:300, 0:200]
+    ids = (rows * rows * 31 + columns * columns * 17 + rows * columns) % 97 % 7
+
+    region = regions(ids.astype(np.uint16))[3]
+
+    counts = compressed(region.counts)
+    assert counts.startswith("11d00F0N0K1O01O5020:0]O0c00F0N0K1O01O5")
+    digest = "52e2741f9d6d20f228d667c89e9c18aa12e5f01fa3fd7beabca0830d535340d2"
+    assert hashlib.sha256(counts.encode()).hexdigest() == digest
+    assert (region.area_px, region.bbox) == (8_607, (0, 0, 200, 300))
+
+
+@pytest.mark.parametrize("run", [2**31 - 1, 2**31, 2**40])
+def test_runs_longer_than_32_bits_have_a_code(run: int) -> None:
+    counts = np.array([3, run, 5, 7, 1], np.int64)
+
+    assert runs_of(compressed(counts)) == counts.tolist()
 
 
 def test_an_empty_map_has_no_regions() -> None:

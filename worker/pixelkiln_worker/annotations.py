@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from pixelkiln_worker.families.contract import Segmentation
 
-Counts = NDArray[np.int64]
-_LONGEST_CODE = 13  # characters of five bits that a 64-bit difference may need
+Counts = NDArray[np.int_]
+_CODE_BITS, _CODE_MASK, _SIGN_BIT, _MORE_BIT = 5, 0x1F, 0x10, 0x20
+_FIRST_CODE = ord("0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,55 +34,59 @@ def regions(ids: NDArray[np.integer]) -> dict[int, Region]:
     """Return the region of every number above 0 in an HW map, by number."""
     height, width = ids.shape
     flat = ids.T.ravel()  # column after column
-    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-    ends = np.append(starts[1:], flat.size)
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts: Counts = np.concatenate(([0], changes)).astype(_narrowest(flat.size))
+    ends = np.append(starts[1:], starts.dtype.type(flat.size))
     values = flat[starts]
     order = np.argsort(values, kind="stable")  # the runs of each number together, still in place order
-    first = np.flatnonzero(np.diff(values[order], prepend=-1))
+    starts, ends, values = starts[order], ends[order], values[order]
+    first = np.flatnonzero(np.diff(values, prepend=-1))
     return {
-        int(values[runs[0]]): _region(starts[runs], ends[runs], height, width)
-        for runs in np.split(order, first[1:])
-        if values[runs[0]] > 0
+        int(values[begin]): _region(starts[begin:end], ends[begin:end], height, width)
+        for begin, end in zip(first, [*first[1:], len(values)], strict=True)
+        if values[begin] > 0
     }
 
 
 def _region(starts: Counts, ends: Counts, height: int, width: int) -> Region:
-    counts = np.empty(2 * len(starts), np.int64)
-    counts[0::2] = starts - np.concatenate(([0], ends[:-1]))
-    counts[1::2] = ends - starts
+    counts = np.empty(2 * len(starts), starts.dtype)
+    counts[0] = starts[0]
+    np.subtract(starts[1:], ends[:-1], out=counts[2::2])
+    np.subtract(ends, starts, out=counts[1::2])
     rest = height * width - int(ends[-1])
-    left, right = int(starts[0]) // height, (int(ends[-1]) - 1) // height
-    top, bottom = starts % height, (ends - 1) % height
-    crossing = (
-        starts // height != (ends - 1) // height
-    )  # such a run reaches the last row and begins at the first
-    upper = 0 if crossing.any() else int(top.min())
-    lower = height - 1 if crossing.any() else int(bottom.max())
+    left, right = starts // height, (ends - 1) // height  # the columns a run begins and ends in
+    if (left != right).any():  # such a run reaches the last row and begins at the first
+        upper, lower = 0, height - 1
+    else:
+        upper = int((starts - left * height).min())
+        lower = int((ends - 1 - right * height).max())
     return Region(
-        counts=np.append(counts, rest) if rest else counts,
-        bbox=(left, upper, right - left + 1, lower - upper + 1),
-        area_px=int((ends - starts).sum()),
+        counts=np.append(counts, counts.dtype.type(rest)) if rest else counts,
+        bbox=(int(left[0]), upper, int(right[-1] - left[0]) + 1, lower - upper + 1),
+        area_px=int(counts[1::2].sum()),
     )
 
 
 def compressed(counts: Counts) -> str:
     """Return run lengths as the string that pycocotools reads as `counts`."""
-    rest = counts.astype(np.int64)
-    rest[3:] -= counts[1:-2]
-    codes = np.zeros((len(counts), _LONGEST_CODE), np.uint8)
-    used = np.zeros_like(codes, dtype=bool)
-    active = np.ones(len(counts), bool)
-    for place in range(_LONGEST_CODE):
-        low = rest & 0x1F
-        rest = rest >> 5
-        more = active & np.where(low & 0x10, rest != -1, rest != 0)
-        codes[:, place] = low + 48 + np.where(more, 0x20, 0)
-        used[:, place] = active
-        active = more
-        if not active.any():
-            break
+    rest: Counts = counts.astype(_narrowest(int(counts.max(initial=0))))
+    rest[3:] -= rest[1:-2].copy()
+    reach = np.where(rest < 0, ~rest, rest)  # a character may be the last once 0 or -1 is left, sign bit seen
+    longest = int(reach.max(initial=0)).bit_length() // _CODE_BITS + 1
+    codes = np.empty((len(counts), longest), np.uint8)
+    used = np.ones((len(counts), longest), bool)
+    for place in range(longest):
+        shift = _CODE_BITS * place
+        more = reach >> shift >= _SIGN_BIT
+        codes[:, place] = (rest >> shift & _CODE_MASK) + _FIRST_CODE + more * _MORE_BIT
+        used[:, place + 1 :] = more[:, None]
     text: bytes = codes[used].tobytes()
     return text.decode("ascii")
+
+
+def _narrowest(most: int) -> type[np.int_]:
+    """Return a type for numbers up to `most`; nearly always the one with half the memory to go through."""
+    return np.int32 if most <= np.iinfo(np.int32).max else np.int64  # type: ignore[return-value]
 
 
 def coco(found: Segmentation, places: dict[int, Region], *, file_name: str, version: str) -> dict[str, Any]:
