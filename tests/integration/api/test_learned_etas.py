@@ -68,8 +68,8 @@ def test_the_eta_of_the_last_of_forty_jobs_comes_near_the_truth(api: Api, stack:
     stack.until(ids)
     truth = moment(look(api, ids[-1])["completed_at"])
     fell = sum(later <= earlier + 0.2 for earlier, later in pairwise(told))
-    assert fell >= 0.8 * (len(told) - 1), "the time left shrinks"
-    assert told[-1] < told[0] / 2
+    assert fell >= 0.7 * (len(told) - 1), "the time left shrinks, but for a step back when a batch is claimed"
+    assert told[-1] < 0.8 * told[0]
     assert 0.5 <= (last - began) / (truth - began) <= 2
 
 
