@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, cast
 
@@ -300,21 +300,26 @@ def _fold(idempotency: Idempotency) -> str:
     return hashlib.sha256(f"{idempotency.scope}\0{idempotency.key}".encode()).hexdigest()
 
 
-def _flat(jobs: Sequence[NewJob]) -> Iterator[str | int]:
+def _flat(jobs: Sequence[NewJob]) -> list[str | int]:
+    """Return the jobs as `submit.lua` reads them: what many have in common goes over the wire once."""
+    shapes: dict[tuple[str | int, ...], int] = {}
+    rows: list[str | int] = []
     for job in jobs:
-        yield job.id
-        yield job.kind.value
-        yield job.lane
-        yield job.tenant
-        yield job.priority.value
-        yield job.batch_key
-        yield job.rows
-        yield job.work
-        yield job.group or ""
-        yield " ".join(dict.fromkeys(job.waits_for))
-        yield "" if job.start_deadline_s is None else _ms(job.start_deadline_s)
-        yield "" if job.retention_s is None else job.retention_s * 1_000
-        yield job.spec
+        shape = (
+            job.kind,
+            job.lane,
+            job.tenant,
+            job.priority,
+            job.batch_key,
+            job.rows,
+            job.work,
+            job.group or "",
+            " ".join(dict.fromkeys(job.waits_for)) if job.waits_for else "",
+            "" if job.start_deadline_s is None else _ms(job.start_deadline_s),
+            "" if job.retention_s is None else job.retention_s * 1_000,
+        )
+        rows += (shapes.setdefault(shape, len(shapes) + 1), job.id, job.spec)
+    return [len(shapes), *(value for shape in shapes for value in shape), *rows]
 
 
 def _submitted(answer: list[Any], jobs: Sequence[NewJob]) -> Submitted:
