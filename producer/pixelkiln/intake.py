@@ -141,19 +141,19 @@ def _settle(
 def _settle_sampling(settled: dict[str, Any], entry: ModelEntry, at: str) -> None:
     for name in ("steps", "guidance"):
         if settled[name] is None:
-            settled[name] = entry.defaults.get(name, _bounded(name, _FALLBACKS[name], entry))
+            settled[name] = _default_of(name, entry)
     check_steps(entry, settled["steps"], at)
     if settled["seed"] is None:
         settled["seed"] = new_seed()
 
 
 def _settle_size(settled: dict[str, Any], entry: ModelEntry, source: Source | None, at: str) -> None:
-    defaults = {name: entry.defaults.get(name, _bounded(name, _FALLBACKS[name], entry)) for name in _SIDES}
+    known: dict[str, int] = {}
     if source is not None and source.width is not None and source.height is not None:
-        defaults = dict(zip(_SIDES, fitted(source.width, source.height, entry.limits), strict=True))
+        known = dict(zip(_SIDES, fitted(source.width, source.height, entry.limits), strict=True))
     for name in _SIDES:
         if settled[name] is None:
-            settled[name] = defaults[name]
+            settled[name] = known[name] if known else _default_of(name, entry)
     check_size(entry, settled["width"], settled["height"], at)
 
 
@@ -174,13 +174,12 @@ def fitted(width: int, height: int, limits: Limits) -> tuple[int, int]:
     return cells[0] * _CELL_PX, cells[1] * _CELL_PX
 
 
-def _bounded(name: str, fallback: Any, entry: ModelEntry) -> Any:
-    ceilings = {
-        "width": entry.limits.max_side,
-        "height": entry.limits.max_side,
-        "steps": entry.limits.max_steps,
-    }
-    return min(fallback, ceilings.get(name, fallback))
+def _default_of(name: str, entry: ModelEntry) -> Any:
+    if name in entry.defaults:
+        return entry.defaults[name]
+    limits = entry.limits
+    ceilings = {"width": limits.max_side, "height": limits.max_side, "steps": limits.max_steps}
+    return min(_FALLBACKS[name], ceilings.get(name, _FALLBACKS[name]))
 
 
 def _prepared(

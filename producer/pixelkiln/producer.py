@@ -17,7 +17,7 @@ import structlog
 from pixelkiln.inputs import Inputs, Order, picture_limits
 from pixelkiln.intake import Intake, Prepared
 from pixelkiln.pipelines import prepare_steps
-from pixelkiln.validation import MAX_ERRORS, fault, invalid, is_id
+from pixelkiln.validation import MAX_ERRORS, check_group, fault, invalid, is_id
 from pixelkiln_shared import keys
 from pixelkiln_shared.bells import Bells, CeleryBells, make_app
 from pixelkiln_shared.catalogue import Catalogue
@@ -138,15 +138,15 @@ class Producer:
 
         Raises:
             PixelkilnError: as `submit`. Chunks before the fault stay accepted: `error.detail` has `group` and
-                `accepted`, how many rows from the start need not be sent again.
+                `accepted`, how many rows from the start need not be sent again. Up to two chunks more have
+                been read from the iterable.
         """
         group = group or keys.new_id("grp")
         check_group(group)
         ids: list[str] = []
-        rows = iter(requests)
         try:
-            while batch := self._chunk(islice(rows, chunk), tenant, group, len(ids)):
-                ids += self._write(batch, None).ids
+            for written in self._written(requests, Order(tenant=tenant, group=group), min(chunk, CHUNK)):
+                ids += written
         except PixelkilnError as error:
             error.detail |= {"group": group, "accepted": len(ids)}
             raise
@@ -309,11 +309,36 @@ class Producer:
 
     # ------------------------------------------------------------------------------------- inside
 
-    def _chunk(self, rows: Iterable[Request], tenant: str, group: str, first: int) -> list[Prepared]:
+    def _written(self, rows: Iterable[Request], order: Order, chunk: int) -> Iterator[tuple[str, ...]]:
+        """Yield the ids of each chunk once it is written; Redis writes one while the next is prepared."""
+        rows, read = iter(rows), 0
+        writing: list[Prepared] = []
+        with self.ledger.bulk(max_waiting=self.settings.max_queue) as bulk:
+            while True:
+                batch: list[Prepared] = []
+                fault: Exception | None = None
+                try:
+                    batch = self._chunk(islice(rows, chunk), order, read)
+                except Exception as error:  # noqa: BLE001 - raised below: what is being written comes before it
+                    fault = error
+                if writing:
+                    with self._removed_on(Exception, batch), self._removed_on(_REFUSALS, writing):
+                        written = bulk.answer()
+                    self._ring({prepared.job.lane for prepared in writing})
+                    yield written.ids
+                if fault is not None:
+                    raise fault
+                if not batch:
+                    return
+                bulk.send([prepared.job for prepared in batch])
+                writing, read = batch, read + len(batch)
+
+    def _chunk(self, rows: Iterable[Request], order: Order, first: int) -> list[Prepared]:
         batch: list[Prepared] = []
         with self._removed_on(Exception, batch):
             for number, row in enumerate(rows, first):
-                batch.append(self._intake.prepare(row, Order(tenant=tenant, group=group, at=f"/{number}")))
+                here = Order(tenant=order.tenant, group=order.group, at=f"/{number}")
+                batch.append(self._intake.prepare(row, here))
         return batch
 
     def _prepare_all(self, requests: Sequence[Request], tenant: str, group: str, at: str) -> list[Prepared]:
@@ -379,13 +404,3 @@ class Producer:
             for key in prepared.stored:
                 with contextlib.suppress(StorageUnavailable):
                     self.storage.delete(key)
-
-
-def check_group(group: str | None) -> None:
-    """Check that a group id is one: a new one, or one whose owner the ledger compares.
-
-    Raises:
-        NotFound: not an id of a group.
-    """
-    if group is not None and not is_id(group, "grp"):
-        raise NotFound("no such group", pointer="/group")

@@ -116,9 +116,10 @@ class JobSpec(BaseModel):
         """All that must be equal for two jobs to share a forward pass, readable."""
         if self.deterministic:
             return f"alone:{self.id}"
-        shape = [self.input.get(name) for name in INPUTS[self.kind].alike]
-        options = sorted(self.input.get("options", {}).items())
-        return ":".join(map(str, [self.model, *shape, *(f"{k}={v}" for k, v in options)]))
+        parts = [self.model, *(str(self.input.get(name)) for name in INPUTS[self.kind].alike)]
+        if options := self.input.get("options"):
+            parts += (f"{name}={value}" for name, value in sorted(options.items()))
+        return ":".join(parts)
 
 
 class Artifact(BaseModel):

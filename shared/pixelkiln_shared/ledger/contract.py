@@ -8,6 +8,7 @@ job on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -181,6 +182,22 @@ class Ahead:
     work: int
 
 
+class Bulk(Protocol):
+    """Chunks submitted one behind the other, the next one prepared while the last is written."""
+
+    def send(self, jobs: Sequence[NewJob]) -> None:
+        """Begin to write a chunk: all of its jobs or none. The answer to the one before was read."""
+        ...
+
+    def answer(self) -> Submitted:
+        """Wait until the chunk sent last is written.
+
+        Raises:
+            QueueFull, NotFound: as for `Ledger.submit`; nothing of the chunk was written.
+        """
+        ...
+
+
 class Ledger(Protocol):
     """The moves. Every one raises `RedisUnavailable` when Redis does not answer or cannot write."""
 
@@ -198,6 +215,10 @@ class Ledger(Protocol):
             QueueFull: more than `max_waiting` jobs wait.
             NotFound: a job in `waits_for` does not exist or belongs to another tenant.
         """
+        ...
+
+    def bulk(self, *, max_waiting: int | None = None) -> AbstractContextManager[Bulk]:
+        """Return a way to submit chunk after chunk, preparing one while the one before is written."""
         ...
 
     def claim(self, worker: str, offers: Sequence[LaneOffer], *, lease_s: float) -> Claim | None:

@@ -18,10 +18,7 @@ import redis
 
 from pixelkiln_shared.errors import (
     AlreadyTerminal,
-    IdempotencyKeyReused,
     LeaseLost,
-    NotFound,
-    QueueFull,
     RedisUnavailable,
 )
 from pixelkiln_shared.jobs import Status
@@ -39,12 +36,12 @@ from pixelkiln_shared.ledger.contract import (
 )
 from pixelkiln_shared.ledger.reading import LedgerReader, missing
 from pixelkiln_shared.ledger.scripts import Scripts
+from pixelkiln_shared.ledger.submitting import BulkSubmit, flat, milliseconds, submitted
 
 CHUNK = 1_000  # jobs in one script call: about 20 ms in which Redis does nothing else
 CHUNKS_IN_FLIGHT = 8  # a few megabytes on the wire at a time
 SWEEP_CHUNK = 500
 SWEEPS = 20  # 10,000 old records a sweep: more than two thousand jobs a second, for ever
-QUEUE_FULL_RETRY_S = 30.0
 
 
 class RedisLedger(LedgerReader):
@@ -69,7 +66,7 @@ class RedisLedger(LedgerReader):
         if not client.get_encoder().decode_responses:
             raise ValueError("the ledger needs a client with decode_responses=True")
         super().__init__(client, Scripts(client, retention_s=retention_s, clock=clock))
-        self._away_ms = 0 if away_s is None else _ms(away_s)
+        self._away_ms = 0 if away_s is None else milliseconds(away_s)
         self._unanswered: dict[str, list[str]] = {}
         self._lock = threading.Lock()
 
@@ -102,11 +99,18 @@ class RedisLedger(LedgerReader):
         with redis_errors():
             if len(jobs) > CHUNK:
                 self._check_parents(jobs)
-            answer = self._scripts.run("submit", *first, *_flat(jobs[:CHUNK]))
-            submitted = _submitted(answer, jobs)
+            answer = self._scripts.run("submit", *first, *flat(jobs[:CHUNK]))
+            written = submitted(answer, jobs)
             if len(jobs) > CHUNK:
                 self._submit_rest(jobs[CHUNK:])
-        return submitted
+        return written
+
+    def bulk(self, *, max_waiting: int | None = None) -> BulkSubmit:
+        """Return a way to submit chunk after chunk, at most `CHUNK` jobs each (`contract.Ledger.bulk`)."""
+        limit = -1 if max_waiting is None else max_waiting
+        return BulkSubmit(
+            self._client, self._scripts, limit, lambda jobs: self.submit(jobs, max_waiting=max_waiting)
+        )
 
     def claim(self, worker: str, offers: Sequence[LaneOffer], *, lease_s: float) -> Claim | None:
         """Take the next batch among the lanes offered (the rules: `contract.Ledger.claim`), or None.
@@ -116,7 +120,7 @@ class RedisLedger(LedgerReader):
         """
         arguments: list[str | int] = []
         for offer in offers:
-            arguments += [offer.lane, offer.max_rows, int(offer.resident), _ms(offer.max_wait_s)]
+            arguments += [offer.lane, offer.max_rows, int(offer.resident), milliseconds(offer.max_wait_s)]
         with self._lock:
             unanswered = self._unanswered.pop(worker, [])
             token = unanswered.pop() if unanswered else secrets.token_hex(8)
@@ -141,7 +145,7 @@ class RedisLedger(LedgerReader):
         if not pairs:
             return Renewal()
         with redis_errors():
-            canceling, lost = self._scripts.run("renew", _ms(lease_s), *pairs)
+            canceling, lost = self._scripts.run("renew", milliseconds(lease_s), *pairs)
         return Renewal(canceling=frozenset(canceling), lost=frozenset(lost))
 
     def progress(self, job_id: str, attempt: int, step: int, steps: int) -> bool:
@@ -256,7 +260,9 @@ class RedisLedger(LedgerReader):
         """Run a move that hands out jobs; its token is kept when no answer came."""
         try:
             with redis_errors():
-                return cast(list[Any], self._scripts.run(move, worker, token, _ms(lease_s), *arguments))
+                return cast(
+                    list[Any], self._scripts.run(move, worker, token, milliseconds(lease_s), *arguments)
+                )
         except RedisUnavailable:
             with self._lock:
                 self._unanswered.setdefault(worker, []).append(token)
@@ -286,53 +292,14 @@ class RedisLedger(LedgerReader):
             self._scripts.load("submit")
             pipeline = self._client.pipeline(transaction=False)
             for chunk in several:
-                self._scripts.queue(pipeline, "submit", "", "", -1, len(chunk), *_flat(chunk))
+                self._scripts.queue(pipeline, "submit", "", "", -1, len(chunk), *flat(chunk))
             for chunk, answer in zip(several, pipeline.execute(), strict=True):
-                _submitted(answer, chunk)
-
-
-def _ms(seconds: float) -> int:
-    return max(1, round(seconds * 1_000))
+                submitted(answer, chunk)
 
 
 def _fold(idempotency: Idempotency) -> str:
     """Return a key of ours for a scope (a credential) and a key (user text); neither appears in Redis."""
     return hashlib.sha256(f"{idempotency.scope}\0{idempotency.key}".encode()).hexdigest()
-
-
-def _flat(jobs: Sequence[NewJob]) -> list[str | int]:
-    """Return the jobs as `submit.lua` reads them: what many have in common goes over the wire once."""
-    shapes: dict[tuple[str | int, ...], int] = {}
-    rows: list[str | int] = []
-    for job in jobs:
-        shape = (
-            job.kind,
-            job.lane,
-            job.tenant,
-            job.priority,
-            job.batch_key,
-            job.rows,
-            job.work,
-            job.group or "",
-            " ".join(dict.fromkeys(job.waits_for)) if job.waits_for else "",
-            "" if job.start_deadline_s is None else _ms(job.start_deadline_s),
-            "" if job.retention_s is None else job.retention_s * 1_000,
-        )
-        rows += (shapes.setdefault(shape, len(shapes) + 1), job.id, job.spec)
-    return [len(shapes), *(value for shape in shapes for value in shape), *rows]
-
-
-def _submitted(answer: list[Any], jobs: Sequence[NewJob]) -> Submitted:
-    word, *rest = answer
-    if word == "reused":
-        raise IdempotencyKeyReused("this idempotency key came before with another request")
-    if word == "full":
-        raise QueueFull(f"{rest[0]} jobs wait already", retry_after_s=QUEUE_FULL_RETRY_S)
-    if word == "missing":
-        raise NotFound(f"no job or group {str(rest[0])[:64]}")
-    if word == "replayed":
-        return Submitted(ids=tuple(rest[0].split()), replayed=True)
-    return Submitted(ids=tuple(job.id for job in jobs))
 
 
 def _claimed(flat: list[Any]) -> tuple[Claimed, ...]:

@@ -7,7 +7,8 @@ cancels; a heartbeat tells of those.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from pixelkiln_shared.errors import AlreadyTerminal, IdempotencyKeyReused, LeaseLost, NotFound, QueueFull
 from pixelkiln_shared.jobs import Status
@@ -74,6 +75,11 @@ class MemoryLedger(MemoryClaims):
             expiry = now + IDEMPOTENCY_S
             self._answers[idempotency.scope, idempotency.key] = (idempotency.fingerprint, ids, expiry)
         return Submitted(ids=ids)
+
+    @contextmanager
+    def bulk(self, *, max_waiting: int | None = None) -> Iterator[MemoryBulk]:
+        """Return a way to submit chunk after chunk."""
+        yield MemoryBulk(self, max_waiting)
 
     def _check(self, jobs: Sequence[NewJob]) -> None:
         owners = {job_id: job.new.tenant for job_id, job in self._jobs.items()}
@@ -303,3 +309,20 @@ def _ids(statuses: dict[str, Status], wanted: Status) -> tuple[str, ...]:
 
 def _lease(job: Job) -> float:
     return job.lease_until or 0.0
+
+
+class MemoryBulk:
+    """Implements `contract.Bulk`: a chunk is written when its answer is asked for."""
+
+    def __init__(self, ledger: MemoryLedger, max_waiting: int | None) -> None:
+        self._ledger = ledger
+        self._max_waiting = max_waiting
+        self._sent: Sequence[NewJob] = ()
+
+    def send(self, jobs: Sequence[NewJob]) -> None:
+        """See `contract.Bulk.send`."""
+        self._sent = jobs
+
+    def answer(self) -> Submitted:
+        """See `contract.Bulk.answer`."""
+        return self._ledger.submit(self._sent, max_waiting=self._max_waiting)
