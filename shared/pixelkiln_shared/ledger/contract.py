@@ -16,6 +16,7 @@ from pixelkiln_shared.jobs import Priority, Status
 from pixelkiln_shared.kinds import Kind
 
 MAX_STRIKES = 3
+CANCEL_CHUNK = 250  # jobs of a group canceled in one move: about 10 ms of Redis
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -294,7 +295,7 @@ class Ledger(Protocol):
         """
         ...
 
-    def reap(self, *, limit: int = 1_000) -> Reaped:
+    def reap(self, *, limit: int = 5_000) -> Reaped:
         """Take expired leases back and expire jobs past their start deadline.
 
         A job that died while its worker held others becomes a suspect, without blame; one that died alone
@@ -344,7 +345,7 @@ class Ledger(Protocol):
         """
         ...
 
-    def cancel_group(self, group_id: str, *, limit: int = 1_000) -> int:
+    def cancel_group(self, group_id: str, *, limit: int = CANCEL_CHUNK) -> int:
         """Cancel up to `limit` unfinished jobs of a group; returns how many were touched (0: done)."""
         ...
 

@@ -25,6 +25,7 @@ from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.keys import LedgerKey
 from pixelkiln_shared.ledger.connection import redis_errors
 from pixelkiln_shared.ledger.contract import (
+    CANCEL_CHUNK,
     Claim,
     Claimed,
     Idempotency,
@@ -40,8 +41,10 @@ from pixelkiln_shared.ledger.submitting import BulkSubmit, flat, milliseconds, s
 
 CHUNK = 1_000  # jobs in one script call: about 20 ms in which Redis does nothing else
 CHUNKS_IN_FLIGHT = 8  # a few megabytes on the wire at a time
-SWEEP_CHUNK = 500
-SWEEPS = 20  # 10,000 old records a sweep: more than two thousand jobs a second, for ever
+REAP_CHUNK = 200  # as many leases and deadlines: below 20 ms in which Redis does nothing else
+REAPED = 5_000  # of each in a sweep
+SWEEP_CHUNK = 250
+SWEEPS = 80  # 20,000 old records a sweep: four thousand jobs a second, for ever
 
 
 class RedisLedger(LedgerReader):
@@ -202,7 +205,7 @@ class RedisLedger(LedgerReader):
             raise missing(job_id)
         return Status(status)
 
-    def cancel_group(self, group_id: str, *, limit: int = 1_000) -> int:
+    def cancel_group(self, group_id: str, *, limit: int = CANCEL_CHUNK) -> int:
         """Cancel up to `limit` unfinished jobs of a group; returns how many were touched (0: done)."""
         with redis_errors():
             return int(self._scripts.run("cancel_group", group_id, limit))
@@ -225,19 +228,28 @@ class RedisLedger(LedgerReader):
             raise AlreadyTerminal(f"the job is {status[0]}, it has not ended without a result", code=code)
         return Status(status[0])
 
-    def reap(self, *, limit: int = 1_000) -> Reaped:
-        """Take back lapsed leases, expire jobs past their deadline, forget records past their retention."""
+    def reap(self, *, limit: int = REAPED) -> Reaped:
+        """Take back lapsed leases, expire jobs past their deadline, forget records past their retention.
+
+        All in calls short enough to stand in nobody's way; what a sweep leaves, the next one takes.
+        """
+        done: list[list[str]] = [[], [], [], []]
+        more, after_pause = 1, 0
         with redis_errors():
-            requeued, failed, canceled, expired = self._scripts.run("reap", limit, self._away_ms)
+            for left in range(limit, 0, -REAP_CHUNK):
+                *found, more, after_pause = self._scripts.run(
+                    "reap", min(left, REAP_CHUNK), self._away_ms, after_pause
+                )
+                for ids, new in zip(done, found, strict=True):
+                    ids += new
+                if not more:
+                    break
             for _ in range(SWEEPS):
                 if int(self._scripts.run("sweep", SWEEP_CHUNK)) < SWEEP_CHUNK:
                     break
+        requeued, failed, canceled, expired = map(tuple, done)
         return Reaped(
-            requeued=tuple(requeued),
-            failed=tuple(failed),
-            canceled=tuple(canceled),
-            expired=tuple(expired),
-            lanes=self.waiting(),
+            requeued=requeued, failed=failed, canceled=canceled, expired=expired, lanes=self.waiting()
         )
 
     def delete(self, job_id: str) -> None:

@@ -14,6 +14,7 @@ from pixelkiln_shared.errors import AlreadyTerminal, IdempotencyKeyReused, Lease
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.keys import IDEMPOTENCY_S
 from pixelkiln_shared.ledger.contract import (
+    CANCEL_CHUNK,
     MAX_STRIKES,
     Idempotency,
     NewJob,
@@ -213,7 +214,7 @@ class MemoryLedger(MemoryClaims):
         return job.status
 
     @atomic
-    def cancel_group(self, group_id: str, *, limit: int = 1_000) -> int:
+    def cancel_group(self, group_id: str, *, limit: int = CANCEL_CHUNK) -> int:
         """Cancel up to `limit` unfinished jobs of a group; returns how many were touched (0: done)."""
         ours = [job for job in self._jobs.values() if job.new.group == group_id and job.status in UNFINISHED]
         ours.sort(key=lambda job: (UNFINISHED.index(job.status), -job.sequence))
@@ -256,7 +257,7 @@ class MemoryLedger(MemoryClaims):
     # ---------------------------------------------------------------------------------------- sweep
 
     @atomic
-    def reap(self, *, limit: int = 1_000) -> Reaped:
+    def reap(self, *, limit: int = 5_000) -> Reaped:
         """Take back lapsed leases, expire jobs past their deadline, forget records past their retention."""
         now = self._clock()
         before = {job_id: job.status for job_id, job in self._jobs.items()}
