@@ -6,7 +6,7 @@ the input picture is in our storage (or is an artifact of a job of the same tena
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,11 @@ from pixelkiln.checks import (
     warnings_of,
 )
 from pixelkiln.inputs import Inputs, Kept, Order, Source
-from pixelkiln.validation import validate
+from pixelkiln.validation import MAX_ERRORS, fault, invalid, validate
 from pixelkiln.vocabulary import unknown_words, vocabulary_of
 from pixelkiln_shared import keys
 from pixelkiln_shared.catalogue import Catalogue, Limits, ModelEntry
-from pixelkiln_shared.errors import UnknownModel
+from pixelkiln_shared.errors import InvalidRequest, NotFound, UnknownModel
 from pixelkiln_shared.jobs import JobRequest, JobSpec, new_seed
 from pixelkiln_shared.kinds import (
     INPUTS,
@@ -83,6 +83,29 @@ class Intake:
         except UnknownModel as error:
             error.pointer = f"{order.at}/model"
             raise
+
+    def prepare_all(
+        self, requests: Sequence[JobRequest | Mapping[str, Any]], order: Order, *, into: list[Prepared]
+    ) -> None:
+        """Settle a list of requests, appending to `into` so that a caller can undo what was stored.
+
+        Raises:
+            InvalidInput: some are wrong; `detail["errors"]` names up to `MAX_ERRORS` faults by pointer.
+            StorageUnavailable, RedisUnavailable: as `prepare`.
+        """
+        found: list[dict[str, Any]] = []
+        for index, request in enumerate(requests):
+            here = f"{order.at}/{index}"
+            try:
+                into.append(self.prepare(request, Order(tenant=order.tenant, group=order.group, at=here)))
+            except (InvalidRequest, NotFound) as error:
+                found += error.detail.get("errors") or [
+                    fault(error.code, error.pointer or here, error.message, **error.detail)
+                ]
+            if len(found) >= MAX_ERRORS:
+                break
+        if found:
+            raise invalid(found)
 
     def _prepare(self, request: JobRequest, order: Order, job_id: str) -> Prepared:
         at = f"{order.at}/input"

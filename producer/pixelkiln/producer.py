@@ -17,7 +17,7 @@ import structlog
 from pixelkiln.inputs import Inputs, Order, picture_limits
 from pixelkiln.intake import Intake, Prepared
 from pixelkiln.pipelines import prepare_steps
-from pixelkiln.validation import MAX_ERRORS, check_group, fault, invalid, is_id
+from pixelkiln.validation import check_group, is_id
 from pixelkiln_shared import keys
 from pixelkiln_shared.bells import Bells, CeleryBells, make_app
 from pixelkiln_shared.catalogue import Catalogue
@@ -168,7 +168,9 @@ class Producer:
         """
         group = group or keys.new_id("grp")
         check_group(group)
-        batch = self._prepare_all(requests, tenant, group, at)
+        batch: list[Prepared] = []
+        with self._removed_on(Exception, batch):
+            self._intake.prepare_all(requests, Order(tenant=tenant, group=group, at=at), into=batch)
         return self._write(batch, idempotency)
 
     def submit_pipeline(
@@ -285,15 +287,16 @@ class Producer:
             raise missing
         return group
 
-    def cancel_group(self, group_id: str, tenant: str = "default") -> Group:
-        """Cancel every unfinished job of a group.
+    def cancel_group(self, group_id: str, tenant: str = "default", *, most: int | None = None) -> Group:
+        """Cancel every unfinished job of a group; with `most`, about so many: `counts` tells what is left.
 
         Raises:
             NotFound: no such group.
         """
         self.group(group_id, tenant)
-        while self.ledger.cancel_group(group_id):
-            pass
+        touched = 0
+        while (most is None or touched < most) and (more := self.ledger.cancel_group(group_id)):
+            touched += more
         return self.ledger.group(group_id)
 
     def served(self, lane: str) -> bool:
@@ -339,24 +342,6 @@ class Producer:
             for number, row in enumerate(rows, first):
                 here = Order(tenant=order.tenant, group=order.group, at=f"/{number}")
                 batch.append(self._intake.prepare(row, here))
-        return batch
-
-    def _prepare_all(self, requests: Sequence[Request], tenant: str, group: str, at: str) -> list[Prepared]:
-        batch: list[Prepared] = []
-        found: list[dict[str, Any]] = []
-        with self._removed_on(Exception, batch):
-            for index, request in enumerate(requests):
-                here = f"{at}/{index}"
-                try:
-                    batch.append(self._intake.prepare(request, Order(tenant=tenant, group=group, at=here)))
-                except (InvalidRequest, NotFound) as error:
-                    found += error.detail.get("errors") or [
-                        fault(error.code, error.pointer or here, error.message, **error.detail)
-                    ]
-                if len(found) >= MAX_ERRORS:
-                    break
-            if found:
-                raise invalid(found)
         return batch
 
     def _write(self, batch: Sequence[Prepared], idempotency: Idempotency | None) -> Accepted:
