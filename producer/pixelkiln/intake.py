@@ -233,7 +233,7 @@ def _prepared(
         kind=spec.kind,
         lane=spec.lane,
         tenant=spec.tenant,
-        spec=spec.model_dump_json(),
+        spec=spec.compact(),
         batch_key=spec.batch_key,
         priority=spec.priority,
         rows=spec.rows,

@@ -93,6 +93,13 @@ class JobSpec(BaseModel):
     run_timeout_s: float = 600
     warnings: list[dict[str, str]] = []
 
+    def compact(self) -> str:
+        """Return the spec as JSON without what is at its default; the version is always told.
+
+        A waiting job keeps it in Redis. A default that changes needs another version.
+        """
+        return f'{{"v":{self.v},' + self.model_dump_json(exclude_defaults=True, exclude={"v"})[1:]
+
     @property
     def lane(self) -> str:
         """The queue this job waits in: the jobs that one model serves."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pixelkiln.inputs import Order
 from pixelkiln.leftovers import sweep_uploads
 from pixelkiln.producer import Producer
 from pixelkiln_shared import keys
@@ -363,3 +364,21 @@ def test_uploads_go_after_a_day_and_not_before(house: House, monkeypatch: pytest
     assert sweep_uploads(house.storage) == 2
     assert {key.partition(".")[0] for key in house.stored()} == {keys.upload_key("default", fresh)}
     assert old != fresh
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"priority": "bulk", "labels": {"a": "b"}, "deterministic": True, "run_timeout_s": 5},
+        {"group": keys.new_id("grp"), "input": {"prompt": "a dragon", "count": 3}},
+    ],
+)
+def test_the_stored_spec_says_all_that_is_not_a_default(house: House, more: dict[str, Any]) -> None:
+    order = Order(tenant="default")
+    prepared = house.producer._intake.prepare(
+        {"kind": "generate", "input": {"prompt": "a tree"}} | more, order
+    )
+    assert JobSpec.model_validate_json(prepared.job.spec) == prepared.spec
+    assert prepared.job.spec.startswith('{"v":1,')
+    assert ("warnings" in prepared.job.spec) == bool(prepared.spec.warnings)
