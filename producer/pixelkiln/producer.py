@@ -253,7 +253,7 @@ class Producer:
         """
         lane = self.get(job_id, tenant).lane
         self.ledger.retry(job_id)
-        self._ring({lane})
+        self._ring(lambda: {one.lane: one.waiting for one in self.ledger.lanes() if one.lane == lane})
         return self.ledger.get(job_id)
 
     def delete(self, job_id: str, tenant: str = "default") -> None:
@@ -327,7 +327,7 @@ class Producer:
                 if writing:
                     with self._removed_on(Exception, batch), self._removed_on(_REFUSALS, writing):
                         written = bulk.answer()
-                    self._ring({prepared.job.lane for prepared in writing})
+                    self._ring(lambda: written.waiting)  # noqa: B023 - called at once
                     yield written.ids
                 if fault is not None:
                     raise fault
@@ -355,7 +355,7 @@ class Producer:
             self._remove(batch)
             return self._replay_of(submitted.ids)
         lanes = tuple(prepared.job.lane for prepared in batch)
-        self._ring(set(lanes))
+        self._ring(lambda: submitted.waiting)
         return Accepted(ids=submitted.ids, lanes=lanes, group=batch[0].job.group if batch else None)
 
     def _replay_of(self, ids: tuple[str, ...]) -> Accepted:
@@ -366,11 +366,11 @@ class Producer:
         lanes = tuple(record.lane for record in left)
         return Accepted(ids=ids, lanes=lanes, group=left[0].group, replayed=True)
 
-    def _ring(self, lanes: set[str]) -> None:
+    def _ring(self, waiting: Callable[[], Mapping[str, int]]) -> None:
         try:
-            self._bells.ring({lane.lane: lane.waiting for lane in self.ledger.lanes() if lane.lane in lanes})
+            self._bells.ring(waiting())
         except Unavailable as error:
-            _log.warning("bells not rung; the sweep will", lanes=sorted(lanes), reason=str(error))
+            _log.warning("bells not rung; the sweep will", reason=str(error))
 
     @contextlib.contextmanager
     def _removed_on(

@@ -133,3 +133,13 @@ def test_a_silent_redis_is_waited_for_once(client: redis.Redis) -> None:
         bulk.send([new_job()])
         with pytest.raises(RedisUnavailable, match="does not answer"):
             bulk.answer()
+
+
+def test_a_submit_tells_what_waits_in_its_lanes(world: World) -> None:
+    world.submit(2)
+    jobs = [
+        new_job(),
+        new_job(kind=Kind.SEGMENT),
+        new_job(kind=Kind.DEPTH, waits_for=(world.one(lane="generate.n"),)),
+    ]
+    assert world.ledger.submit(jobs).waiting == {LANE: 3, "segment.m": 1, "depth.m": 0}

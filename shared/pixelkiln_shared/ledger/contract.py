@@ -52,10 +52,14 @@ class Idempotency:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submitted:
-    """The answer to `submit`: the ids in order, and whether an earlier submit with the same key made them."""
+    """The answer to `submit`: the ids in order, and whether an earlier submit with the same key made them.
+
+    `waiting` is what waited in each of the jobs' lanes right after, for the bells; empty for a replay.
+    """
 
     ids: tuple[str, ...]
     replayed: bool = False
+    waiting: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

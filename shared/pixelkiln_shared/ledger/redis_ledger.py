@@ -11,6 +11,7 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
 
@@ -105,7 +106,8 @@ class RedisLedger(LedgerReader):
             answer = self._scripts.run("submit", *first, *flat(jobs[:CHUNK]))
             written = submitted(answer, jobs)
             if len(jobs) > CHUNK:
-                self._submit_rest(jobs[CHUNK:])
+                waiting = self._submit_rest(jobs[CHUNK:])
+                written = replace(written, waiting={**written.waiting, **waiting})
         return written
 
     def bulk(self, *, max_waiting: int | None = None) -> BulkSubmit:
@@ -298,7 +300,8 @@ class RedisLedger(LedgerReader):
             if owner != tenant:
                 raise missing(parent)
 
-    def _submit_rest(self, jobs: Sequence[NewJob]) -> None:
+    def _submit_rest(self, jobs: Sequence[NewJob]) -> dict[str, int]:
+        waiting: dict[str, int] = {}
         chunks = (jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK))
         while several := list(islice(chunks, CHUNKS_IN_FLIGHT)):
             self._scripts.load("submit")
@@ -306,7 +309,8 @@ class RedisLedger(LedgerReader):
             for chunk in several:
                 self._scripts.queue(pipeline, "submit", "", "", -1, len(chunk), *flat(chunk))
             for chunk, answer in zip(several, pipeline.execute(), strict=True):
-                submitted(answer, chunk)
+                waiting |= submitted(answer, chunk).waiting
+        return waiting
 
 
 def _fold(idempotency: Idempotency) -> str:

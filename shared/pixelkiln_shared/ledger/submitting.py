@@ -133,4 +133,5 @@ def submitted(answer: list[Any], jobs: Sequence[NewJob]) -> Submitted:
         raise NotFound(f"no job or group {str(rest[0])[:64]}")
     if word == "replayed":
         return Submitted(ids=tuple(rest[0].split()), replayed=True)
-    return Submitted(ids=tuple(job.id for job in jobs))
+    waiting = {lane: int(count) for lane, count in zip(rest[0::2], rest[1::2], strict=True)}
+    return Submitted(ids=tuple(job.id for job in jobs), waiting=waiting)

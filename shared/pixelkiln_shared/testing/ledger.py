@@ -75,7 +75,8 @@ class MemoryLedger(MemoryClaims):
         if idempotency is not None:
             expiry = now + IDEMPOTENCY_S
             self._answers[idempotency.scope, idempotency.key] = (idempotency.fingerprint, ids, expiry)
-        return Submitted(ids=ids)
+        depths = self.waiting()
+        return Submitted(ids=ids, waiting={job.lane: depths.get(job.lane, 0) for job in jobs})
 
     @contextmanager
     def bulk(self, *, max_waiting: int | None = None) -> Iterator[MemoryBulk]:

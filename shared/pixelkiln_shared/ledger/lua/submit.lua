@@ -148,4 +148,14 @@ if answered ~= "" then
   call("HSET", K.idempotency .. answered, "fingerprint", fingerprint, "ids", table.concat(ids, " "))
   call("EXPIRE", K.idempotency .. answered, IDEMPOTENCY_S)
 end
-return {"ok"}
+-- What waits now in the lanes of the call, for the bells.
+local answer, told = {"ok"}, {}
+for _, shape in ipairs(shapes) do
+  if not told[shape.lane] then
+    told[shape.lane] = true
+    local counts = waiting_in(shape.lane)
+    answer[#answer + 1] = shape.lane
+    answer[#answer + 1] = counts[1] + counts[2] + counts[3] + counts[4]
+  end
+end
+return answer
