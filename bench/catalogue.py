@@ -9,12 +9,16 @@ from bench.results import Result
 
 SHORT = {
     "p1": "p1_stub_path",
+    "p4": "p4_submit",
+    "p6": "p6_depth",
     "p12": "p12_masks",
     "batch": "batching",
 }
 """What `make bench` runs, in minutes: id and module."""
 
-LONG: dict[str, str] = {}
+LONG: dict[str, str] = {
+    "moves": "moves",
+}
 """What only `make bench-full` runs besides."""
 
 

@@ -183,21 +183,9 @@ def warnings_of(entry: ModelEntry, wanted: KindInput, *, world: str, chosen: boo
         world: the closed world the input picture comes from.
         chosen: whether the model was chosen for a job that named none.
     """
-    given = {name for name in wanted.model_fields_set if getattr(wanted, name) is not None}
-    unread = isinstance(wanted, SampledInput) and entry.prompt == "ignored"
-    resampled = isinstance(wanted, SampledInput) and not samples(entry, wanted)
-    unused = {
-        "prompt": unread and "prompt" in given,
-        "negative_prompt": unread and "negative_prompt" in given,
-        **{name: resampled and name in given for name in ("seed", "steps", "guidance")},
-        "points and boxes": bool(given & {"points", "boxes"}) and entry.marks == "ignored",
-        "regions": "regions" in given and entry.family != "classical",
-        "threshold": "threshold" in given and entry.family == "classical",
-    }
     found = [
         {"code": "ignored_field", "message": f"{entry.id} does not use {name}"}
-        for name, is_so in unused.items()
-        if is_so
+        for name in _unused(entry, wanted)
     ]
     if chosen and isinstance(wanted, SegmentInput) and entry.family == "classical":
         marked = "what is marked but cannot name it"
@@ -208,3 +196,21 @@ def warnings_of(entry: ModelEntry, wanted: KindInput, *, world: str, chosen: boo
         message = f"no model was named: {entry.id} knows only pictures of its own world, {entry.world}"
         found.insert(0, {"code": "closed_world_default", "message": message})
     return found
+
+
+def _unused(entry: ModelEntry, wanted: KindInput) -> list[str]:
+    """Return what was asked in so many words and means nothing to the model."""
+    given = {name for name in wanted.model_fields_set if getattr(wanted, name) is not None}
+    unused: list[str] = []
+    if isinstance(wanted, SampledInput):
+        if entry.prompt == "ignored":
+            unused += [name for name in ("prompt", "negative_prompt") if name in given]
+        if not samples(entry, wanted):
+            unused += [name for name in ("seed", "steps", "guidance") if name in given]
+    if entry.marks == "ignored" and ("points" in given or "boxes" in given):
+        unused.append("points and boxes")
+    if "regions" in given and entry.family != "classical":
+        unused.append("regions")
+    if "threshold" in given and entry.family == "classical":
+        unused.append("threshold")
+    return unused

@@ -85,6 +85,9 @@ class Kept:
     waits_for: tuple[str, ...]
 
 
+_NOTHING = Kept(references={}, stored=(), waits_for=())
+
+
 class Inputs:
     """Reads references against the storage and the ledger. Thread-safe."""
 
@@ -142,6 +145,8 @@ class Inputs:
         Raises:
             StorageUnavailable: the store does not answer; what was stored before is removed.
         """
+        if not sources:
+            return _NOTHING
         references: dict[str, StoredRef] = {}
         stored: list[str] = []
         try:

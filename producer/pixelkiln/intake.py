@@ -6,7 +6,7 @@ the input picture is in our storage (or is an artifact of a job of the same tena
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,11 @@ from pixelkiln.checks import (
     warnings_of,
 )
 from pixelkiln.inputs import Inputs, Kept, Order, Source
-from pixelkiln.validation import validate
+from pixelkiln.validation import MAX_ERRORS, fault, invalid, validate
 from pixelkiln.vocabulary import unknown_words, vocabulary_of
 from pixelkiln_shared import keys
 from pixelkiln_shared.catalogue import Catalogue, Limits, ModelEntry
-from pixelkiln_shared.errors import UnknownModel
+from pixelkiln_shared.errors import InvalidRequest, NotFound, UnknownModel
 from pixelkiln_shared.jobs import JobRequest, JobSpec, new_seed
 from pixelkiln_shared.kinds import (
     INPUTS,
@@ -83,6 +83,29 @@ class Intake:
         except UnknownModel as error:
             error.pointer = f"{order.at}/model"
             raise
+
+    def prepare_all(
+        self, requests: Sequence[JobRequest | Mapping[str, Any]], order: Order, *, into: list[Prepared]
+    ) -> None:
+        """Settle a list of requests, appending to `into` so that a caller can undo what was stored.
+
+        Raises:
+            InvalidInput: some are wrong; `detail["errors"]` names up to `MAX_ERRORS` faults by pointer.
+            StorageUnavailable, RedisUnavailable: as `prepare`.
+        """
+        found: list[dict[str, Any]] = []
+        for index, request in enumerate(requests):
+            here = f"{order.at}/{index}"
+            try:
+                into.append(self.prepare(request, Order(tenant=order.tenant, group=order.group, at=here)))
+            except (InvalidRequest, NotFound) as error:
+                found += error.detail.get("errors") or [
+                    fault(error.code, error.pointer or here, error.message, **error.detail)
+                ]
+            if len(found) >= MAX_ERRORS:
+                break
+        if found:
+            raise invalid(found)
 
     def _prepare(self, request: JobRequest, order: Order, job_id: str) -> Prepared:
         at = f"{order.at}/input"
@@ -141,19 +164,19 @@ def _settle(
 def _settle_sampling(settled: dict[str, Any], entry: ModelEntry, at: str) -> None:
     for name in ("steps", "guidance"):
         if settled[name] is None:
-            settled[name] = entry.defaults.get(name, _bounded(name, _FALLBACKS[name], entry))
+            settled[name] = _default_of(name, entry)
     check_steps(entry, settled["steps"], at)
     if settled["seed"] is None:
         settled["seed"] = new_seed()
 
 
 def _settle_size(settled: dict[str, Any], entry: ModelEntry, source: Source | None, at: str) -> None:
-    defaults = {name: entry.defaults.get(name, _bounded(name, _FALLBACKS[name], entry)) for name in _SIDES}
+    known: dict[str, int] = {}
     if source is not None and source.width is not None and source.height is not None:
-        defaults = dict(zip(_SIDES, fitted(source.width, source.height, entry.limits), strict=True))
+        known = dict(zip(_SIDES, fitted(source.width, source.height, entry.limits), strict=True))
     for name in _SIDES:
         if settled[name] is None:
-            settled[name] = defaults[name]
+            settled[name] = known[name] if known else _default_of(name, entry)
     check_size(entry, settled["width"], settled["height"], at)
 
 
@@ -174,13 +197,12 @@ def fitted(width: int, height: int, limits: Limits) -> tuple[int, int]:
     return cells[0] * _CELL_PX, cells[1] * _CELL_PX
 
 
-def _bounded(name: str, fallback: Any, entry: ModelEntry) -> Any:
-    ceilings = {
-        "width": entry.limits.max_side,
-        "height": entry.limits.max_side,
-        "steps": entry.limits.max_steps,
-    }
-    return min(fallback, ceilings.get(name, fallback))
+def _default_of(name: str, entry: ModelEntry) -> Any:
+    if name in entry.defaults:
+        return entry.defaults[name]
+    limits = entry.limits
+    ceilings = {"width": limits.max_side, "height": limits.max_side, "steps": limits.max_steps}
+    return min(_FALLBACKS[name], ceilings.get(name, _FALLBACKS[name]))
 
 
 def _prepared(
@@ -211,7 +233,7 @@ def _prepared(
         kind=spec.kind,
         lane=spec.lane,
         tenant=spec.tenant,
-        spec=spec.model_dump_json(),
+        spec=spec.compact(),
         batch_key=spec.batch_key,
         priority=spec.priority,
         rows=spec.rows,

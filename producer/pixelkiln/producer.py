@@ -17,7 +17,7 @@ import structlog
 from pixelkiln.inputs import Inputs, Order, picture_limits
 from pixelkiln.intake import Intake, Prepared
 from pixelkiln.pipelines import prepare_steps
-from pixelkiln.validation import MAX_ERRORS, fault, invalid, is_id
+from pixelkiln.validation import check_group, is_id
 from pixelkiln_shared import keys
 from pixelkiln_shared.bells import Bells, CeleryBells, make_app
 from pixelkiln_shared.catalogue import Catalogue
@@ -138,15 +138,15 @@ class Producer:
 
         Raises:
             PixelkilnError: as `submit`. Chunks before the fault stay accepted: `error.detail` has `group` and
-                `accepted`, how many rows from the start need not be sent again.
+                `accepted`, how many rows from the start need not be sent again. Up to two chunks more have
+                been read from the iterable.
         """
         group = group or keys.new_id("grp")
         check_group(group)
         ids: list[str] = []
-        rows = iter(requests)
         try:
-            while batch := self._chunk(islice(rows, chunk), tenant, group, len(ids)):
-                ids += self._write(batch, None).ids
+            for written in self._written(requests, Order(tenant=tenant, group=group), min(chunk, CHUNK)):
+                ids += written
         except PixelkilnError as error:
             error.detail |= {"group": group, "accepted": len(ids)}
             raise
@@ -168,7 +168,9 @@ class Producer:
         """
         group = group or keys.new_id("grp")
         check_group(group)
-        batch = self._prepare_all(requests, tenant, group, at)
+        batch: list[Prepared] = []
+        with self._removed_on(Exception, batch):
+            self._intake.prepare_all(requests, Order(tenant=tenant, group=group, at=at), into=batch)
         return self._write(batch, idempotency)
 
     def submit_pipeline(
@@ -251,7 +253,7 @@ class Producer:
         """
         lane = self.get(job_id, tenant).lane
         self.ledger.retry(job_id)
-        self._ring({lane})
+        self._ring(lambda: {one.lane: one.waiting for one in self.ledger.lanes() if one.lane == lane})
         return self.ledger.get(job_id)
 
     def delete(self, job_id: str, tenant: str = "default") -> None:
@@ -285,15 +287,16 @@ class Producer:
             raise missing
         return group
 
-    def cancel_group(self, group_id: str, tenant: str = "default") -> Group:
-        """Cancel every unfinished job of a group.
+    def cancel_group(self, group_id: str, tenant: str = "default", *, most: int | None = None) -> Group:
+        """Cancel every unfinished job of a group; with `most`, about so many: `counts` tells what is left.
 
         Raises:
             NotFound: no such group.
         """
         self.group(group_id, tenant)
-        while self.ledger.cancel_group(group_id):
-            pass
+        touched = 0
+        while (most is None or touched < most) and (more := self.ledger.cancel_group(group_id)):
+            touched += more
         return self.ledger.group(group_id)
 
     def served(self, lane: str) -> bool:
@@ -309,29 +312,36 @@ class Producer:
 
     # ------------------------------------------------------------------------------------- inside
 
-    def _chunk(self, rows: Iterable[Request], tenant: str, group: str, first: int) -> list[Prepared]:
+    def _written(self, rows: Iterable[Request], order: Order, chunk: int) -> Iterator[tuple[str, ...]]:
+        """Yield the ids of each chunk once it is written; Redis writes one while the next is prepared."""
+        rows, read = iter(rows), 0
+        writing: list[Prepared] = []
+        with self.ledger.bulk(max_waiting=self.settings.max_queue) as bulk:
+            while True:
+                batch: list[Prepared] = []
+                fault: Exception | None = None
+                try:
+                    batch = self._chunk(islice(rows, chunk), order, read)
+                except Exception as error:  # noqa: BLE001 - raised below: what is being written comes before it
+                    fault = error
+                if writing:
+                    with self._removed_on(Exception, batch), self._removed_on(_REFUSALS, writing):
+                        written = bulk.answer()
+                    self._ring(lambda: written.waiting)  # noqa: B023 - called at once
+                    yield written.ids
+                if fault is not None:
+                    raise fault
+                if not batch:
+                    return
+                bulk.send([prepared.job for prepared in batch])
+                writing, read = batch, read + len(batch)
+
+    def _chunk(self, rows: Iterable[Request], order: Order, first: int) -> list[Prepared]:
         batch: list[Prepared] = []
         with self._removed_on(Exception, batch):
             for number, row in enumerate(rows, first):
-                batch.append(self._intake.prepare(row, Order(tenant=tenant, group=group, at=f"/{number}")))
-        return batch
-
-    def _prepare_all(self, requests: Sequence[Request], tenant: str, group: str, at: str) -> list[Prepared]:
-        batch: list[Prepared] = []
-        found: list[dict[str, Any]] = []
-        with self._removed_on(Exception, batch):
-            for index, request in enumerate(requests):
-                here = f"{at}/{index}"
-                try:
-                    batch.append(self._intake.prepare(request, Order(tenant=tenant, group=group, at=here)))
-                except (InvalidRequest, NotFound) as error:
-                    found += error.detail.get("errors") or [
-                        fault(error.code, error.pointer or here, error.message, **error.detail)
-                    ]
-                if len(found) >= MAX_ERRORS:
-                    break
-            if found:
-                raise invalid(found)
+                here = Order(tenant=order.tenant, group=order.group, at=f"/{number}")
+                batch.append(self._intake.prepare(row, here))
         return batch
 
     def _write(self, batch: Sequence[Prepared], idempotency: Idempotency | None) -> Accepted:
@@ -345,7 +355,7 @@ class Producer:
             self._remove(batch)
             return self._replay_of(submitted.ids)
         lanes = tuple(prepared.job.lane for prepared in batch)
-        self._ring(set(lanes))
+        self._ring(lambda: submitted.waiting)
         return Accepted(ids=submitted.ids, lanes=lanes, group=batch[0].job.group if batch else None)
 
     def _replay_of(self, ids: tuple[str, ...]) -> Accepted:
@@ -356,11 +366,11 @@ class Producer:
         lanes = tuple(record.lane for record in left)
         return Accepted(ids=ids, lanes=lanes, group=left[0].group, replayed=True)
 
-    def _ring(self, lanes: set[str]) -> None:
+    def _ring(self, waiting: Callable[[], Mapping[str, int]]) -> None:
         try:
-            self._bells.ring({lane.lane: lane.waiting for lane in self.ledger.lanes() if lane.lane in lanes})
+            self._bells.ring(waiting())
         except Unavailable as error:
-            _log.warning("bells not rung; the sweep will", lanes=sorted(lanes), reason=str(error))
+            _log.warning("bells not rung; the sweep will", reason=str(error))
 
     @contextlib.contextmanager
     def _removed_on(
@@ -379,13 +389,3 @@ class Producer:
             for key in prepared.stored:
                 with contextlib.suppress(StorageUnavailable):
                     self.storage.delete(key)
-
-
-def check_group(group: str | None) -> None:
-    """Check that a group id is one: a new one, or one whose owner the ledger compares.
-
-    Raises:
-        NotFound: not an id of a group.
-    """
-    if group is not None and not is_id(group, "grp"):
-        raise NotFound("no such group", pointer="/group")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from pixelkiln_shared.errors import InvalidInput
+from pixelkiln_shared.errors import InvalidInput, NotFound
 
 MAX_ERRORS = 20  # enough to mend a request, too few to make an answer of megabytes
 
@@ -94,6 +94,16 @@ def escape(part: object) -> str:
 def is_id(text: str, prefix: str) -> bool:
     """Whether a text from outside has the form of our ids (`keys.new_id`); nothing else becomes a key."""
     return re.fullmatch(rf"{prefix}_[0-9a-hjkmnp-tv-z]{{26}}", text) is not None
+
+
+def check_group(group: str | None) -> None:
+    """Check that a group id is one: a new one, or one whose owner the ledger compares.
+
+    Raises:
+        NotFound: not an id of a group.
+    """
+    if group is not None and not is_id(group, "grp"):
+        raise NotFound("no such group", pointer="/group")
 
 
 def _code(kind: str, pointer: str) -> str:

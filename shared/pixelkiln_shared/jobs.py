@@ -93,6 +93,13 @@ class JobSpec(BaseModel):
     run_timeout_s: float = 600
     warnings: list[dict[str, str]] = []
 
+    def compact(self) -> str:
+        """Return the spec as JSON without what is at its default; the version is always told.
+
+        A waiting job keeps it in Redis. A default that changes needs another version.
+        """
+        return f'{{"v":{self.v},' + self.model_dump_json(exclude_defaults=True, exclude={"v"})[1:]
+
     @property
     def lane(self) -> str:
         """The queue this job waits in: the jobs that one model serves."""
@@ -116,9 +123,10 @@ class JobSpec(BaseModel):
         """All that must be equal for two jobs to share a forward pass, readable."""
         if self.deterministic:
             return f"alone:{self.id}"
-        shape = [self.input.get(name) for name in INPUTS[self.kind].alike]
-        options = sorted(self.input.get("options", {}).items())
-        return ":".join(map(str, [self.model, *shape, *(f"{k}={v}" for k, v in options)]))
+        parts = [self.model, *(str(self.input.get(name)) for name in INPUTS[self.kind].alike)]
+        if options := self.input.get("options"):
+            parts += (f"{name}={value}" for name, value in sorted(options.items()))
+        return ":".join(parts)
 
 
 class Artifact(BaseModel):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pixelkiln.inputs import Order
 from pixelkiln.leftovers import sweep_uploads
 from pixelkiln.producer import Producer
 from pixelkiln_shared import keys
@@ -318,7 +319,7 @@ def test_a_bulk_submit_says_how_far_it_came(house: House) -> None:
     assert house.ledger.group(caught.value.detail["group"]).total == 4
 
 
-def test_a_bulk_submit_reads_no_further_than_a_chunk_ahead(house: House) -> None:
+def test_a_bulk_submit_reads_no_further_than_two_chunks_ahead(house: House) -> None:
     read: list[int] = []
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -329,7 +330,7 @@ def test_a_bulk_submit_reads_no_further_than_a_chunk_ahead(house: House) -> None
     with pytest.raises(QueueFull) as caught:
         house.producer.submit_many(rows(), chunk=2)
     assert caught.value.detail["accepted"] == 4
-    assert len(read) == 6
+    assert len(read) == 8  # what was refused, and what was prepared meanwhile
 
 
 def test_group_names_are_ids_of_ours(house: House) -> None:
@@ -363,3 +364,21 @@ def test_uploads_go_after_a_day_and_not_before(house: House, monkeypatch: pytest
     assert sweep_uploads(house.storage) == 2
     assert {key.partition(".")[0] for key in house.stored()} == {keys.upload_key("default", fresh)}
     assert old != fresh
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"priority": "bulk", "labels": {"a": "b"}, "deterministic": True, "run_timeout_s": 5},
+        {"group": keys.new_id("grp"), "input": {"prompt": "a dragon", "count": 3}},
+    ],
+)
+def test_the_stored_spec_says_all_that_is_not_a_default(house: House, more: dict[str, Any]) -> None:
+    order = Order(tenant="default")
+    prepared = house.producer._intake.prepare(
+        {"kind": "generate", "input": {"prompt": "a tree"}} | more, order
+    )
+    assert JobSpec.model_validate_json(prepared.job.spec) == prepared.spec
+    assert prepared.job.spec.startswith('{"v":1,')
+    assert ("warnings" in prepared.job.spec) == bool(prepared.spec.warnings)

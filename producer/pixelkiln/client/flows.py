@@ -35,6 +35,7 @@ from pixelkiln_shared.jobs import TERMINAL, Status
 from pixelkiln_shared.kinds import PICTURE_FIELDS, Kind
 
 CHUNK_ROWS = 500  # jobs in one request: half of the server's default limit, about 100 kB
+SOME_LEFT = 202  # the answer of a cancel that has more to do
 POLL_FIRST_S, POLL_LAST_S = 0.05, 1.0
 Picture = str | Path | bytes | JobFacts | ArtifactFacts | Mapping[str, Any]
 M = TypeVar("M", bound=BaseModel)
@@ -78,18 +79,21 @@ class Flows:
         """Read a job."""
         return (yield from self.get(below("/v1/jobs", job_id), JobResource))
 
-    def jobs(self, *, seen: set[str] | None = None, **filters: Any) -> Flow[None]:
-        """Emit the `JobResource`s of a listing, newest first, page after page; those in `seen` only once."""
+    def jobs(self, *, seen: set[str] | None = None, whole: bool = True, **filters: Any) -> Flow[None]:
+        """Emit the `JobResource`s of a listing, newest first, page after page; those in `seen` only once.
+
+        Unless `whole`, a page without anything new is the last.
+        """
         seen = set() if seen is None else seen
         cursor: str | None = None
         while True:
             page = yield from self.get("/v1/jobs", JobPage, **filters, cursor=cursor)
-            for job in page.jobs:
-                if job.id not in seen:
-                    seen.add(job.id)
-                    yield Emit(job)
+            fresh = [job for job in page.jobs if job.id not in seen]
+            for job in fresh:
+                seen.add(job.id)
+                yield Emit(job)
             cursor = page.next_cursor
-            if cursor is None:
+            if cursor is None or not (fresh or whole):
                 return
 
     def move(self, job_id: str, verb: str) -> Flow[JobResource]:
@@ -232,8 +236,13 @@ class Flows:
         return (yield from self.get(below("/v1/groups", group_id), GroupResource))
 
     def cancel_group(self, group_id: str) -> Flow[GroupResource]:
-        """Cancel whatever of a group has not ended."""
-        return (yield from self.post(below("/v1/groups", group_id, "cancel"), GroupResource))
+        """Cancel whatever of a group has not ended: the server takes some thousands a request."""
+        while True:
+            headers = {"Idempotency-Key": new_key()}
+            call = Call(method="POST", path=below("/v1/groups", group_id, "cancel"), headers=headers)
+            response = yield from send(call, self._retry)
+            if response.status_code != SOME_LEFT:
+                return read(response, GroupResource)
 
     def wait_group(self, group_id: str, timeout_s: float | None) -> Flow[GroupResource]:
         """Poll until every job of the group has ended."""
@@ -249,8 +258,9 @@ class Flows:
     def as_completed(self, group_id: str, timeout_s: float | None) -> Flow[None]:
         """Emit each job of a group once, as it ends.
 
-        A group is listed again only when its counters moved, and then at most a tenth of the time: following
-        a group of 100,000 jobs must not cost more than running it.
+        Jobs end about in their order, so those that ended since are on the first pages of the listing: they
+        are read as far as something new comes. What ended out of its order is looked for in the whole
+        listing, a tenth of the time at most: following 100,000 jobs must not cost more than running them.
         """
         began = time.monotonic()
         seen: set[str] = set()
@@ -258,18 +268,20 @@ class Flows:
         while True:
             group = yield from self.group(group_id)
             ended = sum(count for status, count in group.counts.items() if status.terminal)
+            if ended > len(seen):
+                yield from self._emit_ended(group, seen, whole=False)
             if ended > len(seen) and (group.done or time.monotonic() >= rest_until):
                 listing_began = time.monotonic()
-                yield from self._emit_ended(group, seen)
+                yield from self._emit_ended(group, seen, whole=True)
                 rest_until = time.monotonic() + 9 * (time.monotonic() - listing_began)
             if group.done:
                 return
             yield from self._pause(group_id, began, timeout_s, POLL_LAST_S / 4)
 
-    def _emit_ended(self, group: GroupResource, seen: set[str]) -> Flow[None]:
+    def _emit_ended(self, group: GroupResource, seen: set[str], *, whole: bool) -> Flow[None]:
         for status in sorted(TERMINAL):
             if group.counts.get(status, 0):
-                yield from self.jobs(group=group.id, status=str(status), limit=200, seen=seen)
+                yield from self.jobs(group=group.id, status=str(status), limit=200, seen=seen, whole=whole)
 
     # ------------------------------------------------------------------------------------------ the rest
 

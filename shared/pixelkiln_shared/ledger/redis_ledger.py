@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
 
@@ -18,16 +19,14 @@ import redis
 
 from pixelkiln_shared.errors import (
     AlreadyTerminal,
-    IdempotencyKeyReused,
     LeaseLost,
-    NotFound,
-    QueueFull,
     RedisUnavailable,
 )
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.keys import LedgerKey
 from pixelkiln_shared.ledger.connection import redis_errors
 from pixelkiln_shared.ledger.contract import (
+    CANCEL_CHUNK,
     Claim,
     Claimed,
     Idempotency,
@@ -39,12 +38,14 @@ from pixelkiln_shared.ledger.contract import (
 )
 from pixelkiln_shared.ledger.reading import LedgerReader, missing
 from pixelkiln_shared.ledger.scripts import Scripts
+from pixelkiln_shared.ledger.submitting import BulkSubmit, flat, milliseconds, submitted
 
 CHUNK = 1_000  # jobs in one script call: about 20 ms in which Redis does nothing else
 CHUNKS_IN_FLIGHT = 8  # a few megabytes on the wire at a time
-SWEEP_CHUNK = 500
-SWEEPS = 20  # 10,000 old records a sweep: more than two thousand jobs a second, for ever
-QUEUE_FULL_RETRY_S = 30.0
+REAP_CHUNK = 200  # as many leases and deadlines: below 20 ms in which Redis does nothing else
+REAPED = 5_000  # of each in a sweep
+SWEEP_CHUNK = 250
+SWEEPS = 80  # 20,000 old records a sweep: four thousand jobs a second, for ever
 
 
 class RedisLedger(LedgerReader):
@@ -69,7 +70,7 @@ class RedisLedger(LedgerReader):
         if not client.get_encoder().decode_responses:
             raise ValueError("the ledger needs a client with decode_responses=True")
         super().__init__(client, Scripts(client, retention_s=retention_s, clock=clock))
-        self._away_ms = 0 if away_s is None else _ms(away_s)
+        self._away_ms = 0 if away_s is None else milliseconds(away_s)
         self._unanswered: dict[str, list[str]] = {}
         self._lock = threading.Lock()
 
@@ -102,11 +103,19 @@ class RedisLedger(LedgerReader):
         with redis_errors():
             if len(jobs) > CHUNK:
                 self._check_parents(jobs)
-            answer = self._scripts.run("submit", *first, *_flat(jobs[:CHUNK]))
-            submitted = _submitted(answer, jobs)
+            answer = self._scripts.run("submit", *first, *flat(jobs[:CHUNK]))
+            written = submitted(answer, jobs)
             if len(jobs) > CHUNK:
-                self._submit_rest(jobs[CHUNK:])
-        return submitted
+                waiting = self._submit_rest(jobs[CHUNK:])
+                written = replace(written, waiting={**written.waiting, **waiting})
+        return written
+
+    def bulk(self, *, max_waiting: int | None = None) -> BulkSubmit:
+        """Return a way to submit chunk after chunk, at most `CHUNK` jobs each (`contract.Ledger.bulk`)."""
+        limit = -1 if max_waiting is None else max_waiting
+        return BulkSubmit(
+            self._client, self._scripts, limit, lambda jobs: self.submit(jobs, max_waiting=max_waiting)
+        )
 
     def claim(self, worker: str, offers: Sequence[LaneOffer], *, lease_s: float) -> Claim | None:
         """Take the next batch among the lanes offered (the rules: `contract.Ledger.claim`), or None.
@@ -116,7 +125,7 @@ class RedisLedger(LedgerReader):
         """
         arguments: list[str | int] = []
         for offer in offers:
-            arguments += [offer.lane, offer.max_rows, int(offer.resident), _ms(offer.max_wait_s)]
+            arguments += [offer.lane, offer.max_rows, int(offer.resident), milliseconds(offer.max_wait_s)]
         with self._lock:
             unanswered = self._unanswered.pop(worker, [])
             token = unanswered.pop() if unanswered else secrets.token_hex(8)
@@ -141,7 +150,7 @@ class RedisLedger(LedgerReader):
         if not pairs:
             return Renewal()
         with redis_errors():
-            canceling, lost = self._scripts.run("renew", _ms(lease_s), *pairs)
+            canceling, lost = self._scripts.run("renew", milliseconds(lease_s), *pairs)
         return Renewal(canceling=frozenset(canceling), lost=frozenset(lost))
 
     def progress(self, job_id: str, attempt: int, step: int, steps: int) -> bool:
@@ -198,7 +207,7 @@ class RedisLedger(LedgerReader):
             raise missing(job_id)
         return Status(status)
 
-    def cancel_group(self, group_id: str, *, limit: int = 1_000) -> int:
+    def cancel_group(self, group_id: str, *, limit: int = CANCEL_CHUNK) -> int:
         """Cancel up to `limit` unfinished jobs of a group; returns how many were touched (0: done)."""
         with redis_errors():
             return int(self._scripts.run("cancel_group", group_id, limit))
@@ -221,19 +230,28 @@ class RedisLedger(LedgerReader):
             raise AlreadyTerminal(f"the job is {status[0]}, it has not ended without a result", code=code)
         return Status(status[0])
 
-    def reap(self, *, limit: int = 1_000) -> Reaped:
-        """Take back lapsed leases, expire jobs past their deadline, forget records past their retention."""
+    def reap(self, *, limit: int = REAPED) -> Reaped:
+        """Take back lapsed leases, expire jobs past their deadline, forget records past their retention.
+
+        All in calls short enough to stand in nobody's way; what a sweep leaves, the next one takes.
+        """
+        done: list[list[str]] = [[], [], [], []]
+        more, after_pause = 1, 0
         with redis_errors():
-            requeued, failed, canceled, expired = self._scripts.run("reap", limit, self._away_ms)
+            for left in range(limit, 0, -REAP_CHUNK):
+                *found, more, after_pause = self._scripts.run(
+                    "reap", min(left, REAP_CHUNK), self._away_ms, after_pause
+                )
+                for ids, new in zip(done, found, strict=True):
+                    ids += new
+                if not more:
+                    break
             for _ in range(SWEEPS):
                 if int(self._scripts.run("sweep", SWEEP_CHUNK)) < SWEEP_CHUNK:
                     break
+        requeued, failed, canceled, expired = map(tuple, done)
         return Reaped(
-            requeued=tuple(requeued),
-            failed=tuple(failed),
-            canceled=tuple(canceled),
-            expired=tuple(expired),
-            lanes=self.waiting(),
+            requeued=requeued, failed=failed, canceled=canceled, expired=expired, lanes=self.waiting()
         )
 
     def delete(self, job_id: str) -> None:
@@ -256,7 +274,9 @@ class RedisLedger(LedgerReader):
         """Run a move that hands out jobs; its token is kept when no answer came."""
         try:
             with redis_errors():
-                return cast(list[Any], self._scripts.run(move, worker, token, _ms(lease_s), *arguments))
+                return cast(
+                    list[Any], self._scripts.run(move, worker, token, milliseconds(lease_s), *arguments)
+                )
         except RedisUnavailable:
             with self._lock:
                 self._unanswered.setdefault(worker, []).append(token)
@@ -280,54 +300,22 @@ class RedisLedger(LedgerReader):
             if owner != tenant:
                 raise missing(parent)
 
-    def _submit_rest(self, jobs: Sequence[NewJob]) -> None:
+    def _submit_rest(self, jobs: Sequence[NewJob]) -> dict[str, int]:
+        waiting: dict[str, int] = {}
         chunks = (jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK))
         while several := list(islice(chunks, CHUNKS_IN_FLIGHT)):
             self._scripts.load("submit")
             pipeline = self._client.pipeline(transaction=False)
             for chunk in several:
-                self._scripts.queue(pipeline, "submit", "", "", -1, len(chunk), *_flat(chunk))
+                self._scripts.queue(pipeline, "submit", "", "", -1, len(chunk), *flat(chunk))
             for chunk, answer in zip(several, pipeline.execute(), strict=True):
-                _submitted(answer, chunk)
-
-
-def _ms(seconds: float) -> int:
-    return max(1, round(seconds * 1_000))
+                waiting |= submitted(answer, chunk).waiting
+        return waiting
 
 
 def _fold(idempotency: Idempotency) -> str:
     """Return a key of ours for a scope (a credential) and a key (user text); neither appears in Redis."""
     return hashlib.sha256(f"{idempotency.scope}\0{idempotency.key}".encode()).hexdigest()
-
-
-def _flat(jobs: Sequence[NewJob]) -> Iterator[str | int]:
-    for job in jobs:
-        yield job.id
-        yield job.kind.value
-        yield job.lane
-        yield job.tenant
-        yield job.priority.value
-        yield job.batch_key
-        yield job.rows
-        yield job.work
-        yield job.group or ""
-        yield " ".join(dict.fromkeys(job.waits_for))
-        yield "" if job.start_deadline_s is None else _ms(job.start_deadline_s)
-        yield "" if job.retention_s is None else job.retention_s * 1_000
-        yield job.spec
-
-
-def _submitted(answer: list[Any], jobs: Sequence[NewJob]) -> Submitted:
-    word, *rest = answer
-    if word == "reused":
-        raise IdempotencyKeyReused("this idempotency key came before with another request")
-    if word == "full":
-        raise QueueFull(f"{rest[0]} jobs wait already", retry_after_s=QUEUE_FULL_RETRY_S)
-    if word == "missing":
-        raise NotFound(f"no job or group {str(rest[0])[:64]}")
-    if word == "replayed":
-        return Submitted(ids=tuple(rest[0].split()), replayed=True)
-    return Submitted(ids=tuple(job.id for job in jobs))
 
 
 def _claimed(flat: list[Any]) -> tuple[Claimed, ...]:

@@ -52,6 +52,10 @@ class Scripts:
         """Add a move to a pipeline. Call `load` first: within a pipeline there is no falling back."""
         pipeline.evalsha(self._source(move)[0], 0, *arguments)
 
+    def command(self, move: str, *arguments: str | int) -> list[str | int]:
+        """Return a move as a line for a connection. Call `load` first, as for `queue`."""
+        return ["EVALSHA", self._source(move)[0], 0, *arguments]
+
     def load(self, move: str) -> None:
         """Make Redis know a move."""
         self._client.script_load(self._source(move)[1])

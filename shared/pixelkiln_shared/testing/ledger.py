@@ -7,12 +7,14 @@ cancels; a heartbeat tells of those.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from pixelkiln_shared.errors import AlreadyTerminal, IdempotencyKeyReused, LeaseLost, NotFound, QueueFull
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.keys import IDEMPOTENCY_S
 from pixelkiln_shared.ledger.contract import (
+    CANCEL_CHUNK,
     MAX_STRIKES,
     Idempotency,
     NewJob,
@@ -73,7 +75,13 @@ class MemoryLedger(MemoryClaims):
         if idempotency is not None:
             expiry = now + IDEMPOTENCY_S
             self._answers[idempotency.scope, idempotency.key] = (idempotency.fingerprint, ids, expiry)
-        return Submitted(ids=ids)
+        depths = self.waiting()
+        return Submitted(ids=ids, waiting={job.lane: depths.get(job.lane, 0) for job in jobs})
+
+    @contextmanager
+    def bulk(self, *, max_waiting: int | None = None) -> Iterator[MemoryBulk]:
+        """Return a way to submit chunk after chunk."""
+        yield MemoryBulk(self, max_waiting)
 
     def _check(self, jobs: Sequence[NewJob]) -> None:
         owners = {job_id: job.new.tenant for job_id, job in self._jobs.items()}
@@ -207,7 +215,7 @@ class MemoryLedger(MemoryClaims):
         return job.status
 
     @atomic
-    def cancel_group(self, group_id: str, *, limit: int = 1_000) -> int:
+    def cancel_group(self, group_id: str, *, limit: int = CANCEL_CHUNK) -> int:
         """Cancel up to `limit` unfinished jobs of a group; returns how many were touched (0: done)."""
         ours = [job for job in self._jobs.values() if job.new.group == group_id and job.status in UNFINISHED]
         ours.sort(key=lambda job: (UNFINISHED.index(job.status), -job.sequence))
@@ -250,7 +258,7 @@ class MemoryLedger(MemoryClaims):
     # ---------------------------------------------------------------------------------------- sweep
 
     @atomic
-    def reap(self, *, limit: int = 1_000) -> Reaped:
+    def reap(self, *, limit: int = 5_000) -> Reaped:
         """Take back lapsed leases, expire jobs past their deadline, forget records past their retention."""
         now = self._clock()
         before = {job_id: job.status for job_id, job in self._jobs.items()}
@@ -303,3 +311,20 @@ def _ids(statuses: dict[str, Status], wanted: Status) -> tuple[str, ...]:
 
 def _lease(job: Job) -> float:
     return job.lease_until or 0.0
+
+
+class MemoryBulk:
+    """Implements `contract.Bulk`: a chunk is written when its answer is asked for."""
+
+    def __init__(self, ledger: MemoryLedger, max_waiting: int | None) -> None:
+        self._ledger = ledger
+        self._max_waiting = max_waiting
+        self._sent: Sequence[NewJob] = ()
+
+    def send(self, jobs: Sequence[NewJob]) -> None:
+        """See `contract.Bulk.send`."""
+        self._sent = jobs
+
+    def answer(self) -> Submitted:
+        """See `contract.Bulk.answer`."""
+        return self._ledger.submit(self._sent, max_waiting=self._max_waiting)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.integration.api.conftest import Api
 
 
@@ -69,6 +71,18 @@ def test_canceling_a_group_ends_what_has_not_begun(api: Api) -> None:
     assert found["counts"]["canceled"] == 2
     assert found["counts"]["succeeded"] == 1
     assert found["done"] is True
+
+
+def test_a_large_group_is_canceled_some_at_a_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixelkiln.api.groups.CANCELED_AT_ONCE", 300)
+    group = api.http.post("/v1/groups", json={"jobs": [row()] * 700}).json()["group"]
+    api.claim()
+    first = api.http.post(f"/v1/groups/{group}/cancel")
+    assert first.status_code == 202
+    assert first.json()["counts"]["canceled"] == 500, "two calls of the ledger, 250 each"
+    second = api.http.post(f"/v1/groups/{group}/cancel")
+    assert second.status_code == 200
+    assert (second.json()["counts"]["canceled"], second.json()["counts"]["canceling"]) == (699, 1)
 
 
 def test_groups_of_others_cannot_be_seen_or_joined(api: Api) -> None:

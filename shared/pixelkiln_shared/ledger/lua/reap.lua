@@ -1,11 +1,12 @@
--- ARGV: limit, away_ms (0: never). Returns {requeued, failed, canceled, expired}, ids; children count as failed.
+-- ARGV: limit, away_ms (0: never), 1 when it goes on with a sweep that came after a pause. Returns {requeued, failed,
+-- canceled, expired}, ids (children count as failed), and whether more is due, whether it came after a pause (1 or 0).
 local limit, away_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 local requeued, failed, canceled, expired = {}, {}, {}, {}
 
 -- After a pause of the sweep Redis itself was away and no heartbeat could arrive: nobody is to blame. But when the
 -- sweepers are what dies, a poison job must still end: a job is spared so a few times only.
 local last = tonumber(call("GETSET", K.swept, now) or now)
-local after_pause = away_ms > 0 and now - last > away_ms
+local after_pause = ARGV[3] == "1" or (away_ms > 0 and now - last > away_ms)
 
 local function spare(job)
   if not after_pause or tonumber(job.spared or 0) >= MAX_SPARED then return false end
@@ -43,7 +44,8 @@ local function take_back(job, crowded)
 end
 
 local crowded_workers = {}
-for _, id in ipairs(call("ZRANGEBYSCORE", K.leases, "-inf", now, "LIMIT", 0, limit)) do
+local lapsed = call("ZRANGEBYSCORE", K.leases, "-inf", now, "LIMIT", 0, limit)
+for _, id in ipairs(lapsed) do
   local job = read_job(id) -- always there, unless a hand deleted it
   if not job then call("ZREM", K.leases, id) end
   if job and crowded_workers[job.worker] == nil then crowded_workers[job.worker] = call("HLEN", K.held .. job.worker) > 1 end
@@ -62,10 +64,12 @@ local function tell_children()
 end
 
 tell_children()
-for _, id in ipairs(call("ZRANGEBYSCORE", K.deadlines, "-inf", now, "LIMIT", 0, limit)) do
+local late = call("ZRANGEBYSCORE", K.deadlines, "-inf", now, "LIMIT", 0, limit)
+for _, id in ipairs(late) do
   local job = read_job(id)
   if job then finish(job, "expired") else call("ZREM", K.deadlines, id) end
   expired[#expired + 1] = id
 end
 tell_children()
-return {requeued, failed, canceled, expired}
+local more = #lapsed == limit or #late == limit or call("EXISTS", K.settling) == 1
+return {requeued, failed, canceled, expired, more and 1 or 0, after_pause and 1 or 0}

@@ -1,7 +1,11 @@
--- ARGV: idempotency key or "", fingerprint, limit of waiting jobs or -1, jobs in the whole call; then 13 values a job:
--- id kind lane tenant priority batch_key rows work group waits_for start_deadline_ms retention_ms spec ("" for none).
-local WIDTH = 13
+-- ARGV: idempotency key or "", fingerprint, limit of waiting jobs or -1, jobs in the whole call, number of shapes; then
+-- a shape each: what many jobs of a call have in common, in the order of SHAPE ("" for none); then a job each: the
+-- number of its shape, id, spec.
+local SHAPE = {
+  "kind", "lane", "tenant", "priority", "batch_key", "rows", "work", "group", "waits_for", "start_ms", "retention_ms",
+}
 local answered, fingerprint, limit, total = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local FIRST, WIDTH = 6 + ARGV[5] * #SHAPE, 3
 
 if answered ~= "" then
   local first = call("HMGET", K.idempotency .. answered, "fingerprint", "ids")
@@ -17,74 +21,114 @@ if limit >= 0 then
   if waiting + total > limit then return {"full", waiting} end
 end
 
--- Everything that can be refused is refused before the first write: all of the jobs or none.
-local ids, ours, owners = {}, {}, {}
-for at = 5, #ARGV, WIDTH do
-  local id, tenant, group, waits_for = ARGV[at], ARGV[at + 3], ARGV[at + 8], ARGV[at + 9]
-  if group ~= "" then
-    owners[group] = owners[group] or call("HGET", K.group .. group, "tenant") or tenant
-    if owners[group] ~= tenant then return {"missing", group} end
+local function read_shape(at)
+  local shape = {}
+  for i, name in ipairs(SHAPE) do
+    local value = ARGV[at + i - 1]
+    shape[name] = value ~= "" and value or false
   end
-  for parent in string.gmatch(waits_for, "%S+") do
+  return shape
+end
+
+local shapes, owners = {}, {}
+for at = 6, FIRST - 1, #SHAPE do
+  local shape = read_shape(at)
+  local group = shape.group
+  if group then
+    owners[group] = owners[group] or call("HGET", K.group .. group, "tenant") or shape.tenant
+    if owners[group] ~= shape.tenant then return {"missing", group} end
+  end
+  shapes[#shapes + 1] = shape
+end
+
+-- Everything that can be refused is refused before the first write: all of the jobs or none.
+local ids, ours = {}, {}
+for at = FIRST, #ARGV, WIDTH do
+  local shape, id = shapes[tonumber(ARGV[at])], ARGV[at + 1]
+  for parent in string.gmatch(shape.waits_for or "", "%S+") do
     local owner = ours[parent] or call("HGET", K.job .. parent, "tenant")
-    if owner ~= tenant then return {"missing", parent} end
+    if owner ~= shape.tenant then return {"missing", parent} end
   end
   ids[#ids + 1] = id
-  ours[id] = tenant
+  ours[id] = shape.tenant
 end
 
 local sequence = call("INCRBY", K.sequence, #ids) - #ids
-local enter_known = {} -- tenant queues this call has activated: later jobs of the same are behind the head
-local batches = {}
+local when = string.format("%.0f", now)
+local added, counted = {}, {} -- key -> {score, member, ...} and key -> field -> increment: a call each at the end
+local opened = {} -- queues and groups of this call: later jobs of the same only add to them
 
-local function enter_behind(job)
-  local queue = queue_key(job)
-  if not enter_known[queue] then
-    enter_known[queue] = true
-    return enter_queue(job)
+local function add(key, place, id)
+  local list = added[key]
+  if not list then
+    list = {}
+    added[key] = list
   end
-  local key = job.lane .. "\0" .. job.batch_key
-  batches[key] = batches[key] or batch_set(job.lane, job.batch_key)
-  local field = job.lane .. ":" .. job.priority
-  call("HINCRBY", K.waiting, field, 1)
-  call("HINCRBY", K.work, field, job.work)
-  call("ZADD", queue, job.sequence, job.id)
-  call("ZADD", batches[key], job.sequence, job.id)
+  list[#list + 1] = place
+  list[#list + 1] = id
 end
 
-local function write(at)
-  local job = {
-    id = ARGV[at], kind = ARGV[at + 1], lane = ARGV[at + 2], tenant = ARGV[at + 3], priority = ARGV[at + 4],
-    batch_key = ARGV[at + 5], rows = ARGV[at + 6], work = tonumber(ARGV[at + 7]), attempt = 0,
-    status = "queued", sequence = sequence,
-  }
-  local group, waits_for, deadline, retention = ARGV[at + 8], ARGV[at + 9], ARGV[at + 10], ARGV[at + 11]
-  set(job, "status", "queued", "kind", job.kind, "lane", job.lane, "tenant", job.tenant, "priority", job.priority,
-    "batch_key", job.batch_key, "rows", job.rows, "work", job.work, "sequence", sequence, "created_at", now)
-  call("SET", K.spec .. job.id, ARGV[at + 12])
-  if group ~= "" then
-    job.group = group
-    set(job, "group", group)
-    if call("HINCRBY", K.group .. group, "size", 1) == 1 then
-      call("HSET", K.group .. group, "tenant", job.tenant, "created_at", now)
+local function count(key, field, increment)
+  counted[key] = counted[key] or {}
+  counted[key][field] = (counted[key][field] or 0) + increment
+end
+
+local function write_added()
+  for key, list in pairs(added) do
+    for from = 1, #list, 2000 do -- `unpack` takes a few thousand values at most
+      call("ZADD", key, unpack(list, from, math.min(from + 1999, #list)))
     end
   end
-  if retention ~= "" then
-    job.retention_ms = retention
-    set(job, "retention_ms", retention)
+  for key, fields in pairs(counted) do
+    for field, increment in pairs(fields) do call("HINCRBY", key, field, increment) end
   end
-  if deadline ~= "" then call("ZADD", K.deadlines, now + deadline, job.id) end
-  if waits_for == "" then
-    index(job)
-    return enter_behind(job)
+end
+
+local function enter_behind(job, shape, place)
+  if not shape.queue then
+    shape.queue, shape.batch = queue_key(job), batch_set(job.lane, job.batch_key)
+    shape.of_tenant, shape.of_group = index_keys(job, "queued")
   end
-  job.waits_for = waits_for
-  set(job, "waits_for", waits_for)
+  add(shape.of_tenant, place, job.id)
+  if shape.of_group then add(shape.of_group, place, job.id) end
+  if not opened[shape.queue] then
+    opened[shape.queue] = true
+    return enter_queue(job)
+  end
+  local field = job.lane .. ":" .. job.priority
+  count(K.waiting, field, 1)
+  count(K.work, field, job.work)
+  add(shape.queue, place, job.id)
+  add(shape.batch, place, job.id)
+end
+
+local function join_group(job)
+  local group = K.group .. job.group
+  set(job, "group", job.group)
+  if opened[group] then return count(group, "size", 1) end
+  opened[group] = true
+  if call("HINCRBY", group, "size", 1) == 1 then
+    call("HSET", group, "tenant", job.tenant, "created_at", when)
+  end
+end
+
+local function write(id, shape)
+  local place = string.format("%.0f", sequence)
+  local job = {
+    id = id, kind = shape.kind, lane = shape.lane, tenant = shape.tenant, priority = shape.priority,
+    batch_key = shape.batch_key, rows = shape.rows, work = tonumber(shape.work), group = shape.group,
+    waits_for = shape.waits_for, retention_ms = shape.retention_ms, attempt = 0, status = "queued",
+    sequence = sequence,
+  }
+  set(job, "status", "queued", "kind", job.kind, "lane", job.lane, "tenant", job.tenant, "priority", job.priority,
+    "batch_key", job.batch_key, "rows", job.rows, "work", shape.work, "sequence", place, "created_at", when)
+  if job.group then join_group(job) end
+  if job.retention_ms then set(job, "retention_ms", job.retention_ms) end
+  if shape.start_ms then call("ZADD", K.deadlines, now + shape.start_ms, id) end
+  if not job.waits_for then return enter_behind(job, shape, place) end
+  set(job, "waits_for", job.waits_for)
   local pending, doomed = await_parents(job)
-  if pending == 0 and not doomed then
-    index(job)
-    return enter_behind(job)
-  end
+  if pending == 0 and not doomed then return enter_behind(job, shape, place) end
   job.status = "blocked"
   set(job, "status", "blocked", "pending", pending)
   call("INCR", K.blocked)
@@ -92,15 +136,26 @@ local function write(at)
   if doomed then finish(job, "failed", PARENT_FAILED) end
 end
 
-for at = 5, #ARGV, WIDTH do
+for at = FIRST, #ARGV, WIDTH do
   sequence = sequence + 1
   -- An id that exists was written by an earlier try whose answer was lost.
-  if call("EXISTS", K.job .. ARGV[at]) == 0 then write(at) end
+  if call("SET", K.spec .. ARGV[at + 1], ARGV[at + 2], "NX") then write(ARGV[at + 1], shapes[tonumber(ARGV[at])]) end
 end
+write_added()
 settle(SETTLE_BUDGET)
 
 if answered ~= "" then
   call("HSET", K.idempotency .. answered, "fingerprint", fingerprint, "ids", table.concat(ids, " "))
   call("EXPIRE", K.idempotency .. answered, IDEMPOTENCY_S)
 end
-return {"ok"}
+-- What waits now in the lanes of the call, for the bells.
+local answer, told = {"ok"}, {}
+for _, shape in ipairs(shapes) do
+  if not told[shape.lane] then
+    told[shape.lane] = true
+    local counts = waiting_in(shape.lane)
+    answer[#answer + 1] = shape.lane
+    answer[#answer + 1] = counts[1] + counts[2] + counts[3] + counts[4]
+  end
+end
+return answer
