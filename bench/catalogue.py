@@ -10,6 +10,7 @@ from bench.results import Result
 SHORT = {
     "p1": "p1_stub_path",
     "p12": "p12_masks",
+    "start": "startup",
     "batch": "batching",
 }
 """What `make bench` runs, in minutes: id and module."""

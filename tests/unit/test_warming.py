@@ -13,8 +13,8 @@ from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_shared.ledger.contract import LaneOffer
 from pixelkiln_shared.testing.ledger import MemoryLedger
 from pixelkiln_worker import warming
-from pixelkiln_worker.firing import Workshop
 from pixelkiln_worker.held import Gone
+from pixelkiln_worker.workshop import Workshop
 from tests.worker_processes import new_job, stub_spec, wait_for
 from tests.workshops import CPU, workshop
 

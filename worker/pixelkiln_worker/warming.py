@@ -17,7 +17,7 @@ from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_worker import families
 from pixelkiln_worker.device import Poisoned
-from pixelkiln_worker.firing import Workshop
+from pixelkiln_worker.workshop import Workshop
 
 log = structlog.get_logger(__name__)
 
