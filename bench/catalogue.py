@@ -12,6 +12,7 @@ SHORT = {
     "p4": "p4_submit",
     "p6": "p6_depth",
     "p12": "p12_masks",
+    "start": "startup",
     "batch": "batching",
 }
 """What `make bench` runs, in minutes: id and module."""

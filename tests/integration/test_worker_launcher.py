@@ -15,7 +15,7 @@ import redis
 
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.settings import Settings
-from pixelkiln_worker import launcher
+from pixelkiln_worker import device, launcher
 from tests.conftest import redis_binary
 from tests.worker_processes import Stack, stub_spec, wait_for
 
@@ -170,7 +170,7 @@ def test_without_an_accelerator_there_is_one_child() -> None:
 
 
 def test_each_accelerator_gets_a_child_that_sees_only_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "_ACCELERATORS", ("/",))
+    monkeypatch.setattr(device, "_ACCELERATORS", ("/",))
     monkeypatch.setattr(launcher, "_visible_cards", lambda: ["2", "5"])
     cards = [child["CUDA_VISIBLE_DEVICES"] for child in launcher.devices(Settings(device="auto"))]
     assert cards == ["2", "5"]

@@ -12,8 +12,6 @@ import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import structlog
@@ -22,12 +20,12 @@ from celery import signals
 from pixelkiln_shared import logs, pictures
 from pixelkiln_shared.bells import CeleryBells, lane_queue, make_app
 from pixelkiln_shared.catalogue import ModelEntry
-from pixelkiln_shared.errors import Misconfigured, ModelUnavailable, Unavailable
+from pixelkiln_shared.errors import Misconfigured, Unavailable
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import check_redis, open_ledger, redis_client
 from pixelkiln_shared.settings import Settings, settings
 from pixelkiln_shared.storage import open_storage
-from pixelkiln_worker import device, families, firing, tasks
+from pixelkiln_worker import device, firing, tasks, warming
 from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.held import Held
 from pixelkiln_worker.lifecycle import Lifecycle, Ringer
@@ -50,13 +48,14 @@ class Process:
     def __init__(self) -> None:
         self._shop: Workshop | None = None
         self._life: Lifecycle | None = None
+        self._cold: list[ModelEntry] = []
 
     def fire(self) -> str:
         """Run one batch."""
         return "not ready" if self._shop is None else firing.fire(self._shop)
 
     def boot(self, settings: Settings, lanes: dict[str, ModelEntry]) -> None:
-        """Build the workshop, start its loops, load the models that are likely to be asked for.
+        """Build the workshop, start its loops, load a model that is likely to be asked for.
 
         Raises:
             Misconfigured: a setting, or Redis's, is wrong.
@@ -95,12 +94,13 @@ class Process:
         fleet = Fleet(client)
         self._life = Lifecycle(shop, ringer=ringer, fleet=fleet, client=client, settings=settings)
         self._life.start()
-        warm_up(shop, all_of_them=bool(settings.worker_models))
+        self._cold = warming.begin(shop, all_of_them=bool(settings.worker_models))
 
     def ready(self) -> None:
         """Bells are heard from now on."""
-        if self._life is not None:
+        if self._life is not None and self._shop is not None:
             self._life.ready()
+            warming.go_on(self._shop, self._cold)
 
     def drain(self) -> None:
         """Stop claiming; end what runs, or give it back."""
@@ -113,18 +113,6 @@ class Process:
             self._life.stop()
             sys.stderr.flush()
             os._exit(self._life.exit_code)
-
-
-def warm_up(shop: Workshop, *, all_of_them: bool) -> None:
-    """Load the models this worker was told to serve, or the defaults; one that fails stops no other."""
-    entries = {entry.id: entry for entry in shop.lanes.values() if all_of_them or entry.default_for}
-    for entry in entries.values():
-        try:
-            with suppress(Exception):  # what is wrong with it, loading says; its libraries are no load time
-                shop.thread.run(partial(families.family, entry))
-            shop.thread.run(partial(shop.residency.use, entry))
-        except ModelUnavailable as error:
-            log.error("a model is not available", model=entry.id, error=error.message)
 
 
 process = Process()

@@ -54,6 +54,8 @@ _HARMLESS_SIGNS = (
     "status_arch_mismatch",
 )
 
+_ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvmap")  # CUDA, ROCm, CUDA in WSL, Jetson
+
 _MIB = 1_048_576
 _CPU_SHARE = 0.5  # of the host's memory: the API, Redis and the page cache live there too
 _GPU_SHARE = 0.8  # of the card's memory: activations and the allocator's slack need the rest
@@ -148,7 +150,14 @@ def pick(settings: Settings) -> Device:
     )
 
 
+def accelerator_here() -> bool:
+    """Whether this machine may have an accelerator; told without torch, whose import takes seconds."""
+    return sys.platform != "linux" or any(Path(node).exists() for node in _ACCELERATORS)
+
+
 def _available(wish: str) -> str:
+    if wish == "auto" and not accelerator_here():
+        return "cpu"
     import torch
 
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import structlog
 
@@ -22,6 +21,7 @@ from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import redis_client
 from pixelkiln_shared.settings import Settings, load
+from pixelkiln_worker.device import accelerator_here
 from pixelkiln_worker.serving import (
     EXIT_DRAINED,
     EXIT_MISCONFIGURED,
@@ -38,13 +38,12 @@ UNAVAILABLE_PAUSE_S = 3.0  # Redis or the store may answer any moment
 STEADY_S = 30.0  # a child that lived so long has earned a quick restart
 KILL_AFTER_S = 10.0  # beyond `drain_s`: a child that is still there hangs
 _POLL_S = 0.1
-_ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # CUDA, ROCm, CUDA in WSL
 _PR_SET_PDEATHSIG = 1
 
 
 def devices(settings: Settings) -> list[dict[str, str]]:
     """Return, for each child to start, the environment that shows it its one device."""
-    if settings.device == "auto" and any(Path(node).exists() for node in _ACCELERATORS):
+    if settings.device == "auto" and sys.platform == "linux" and accelerator_here():
         cards = _visible_cards()
         if cards:
             return [{"CUDA_VISIBLE_DEVICES": card, "PIXELKILN_DEVICE": "cuda:0"} for card in cards]

@@ -28,6 +28,7 @@ from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_shared.settings import settings
 from pixelkiln_worker.device import is_out_of_memory, is_poisoned
+from pixelkiln_worker.digests import sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -290,12 +291,9 @@ def _refuse_code_and_pickles(entry: ModelEntry, folder: Path) -> None:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    hashes = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in _WANTED and path.is_file():
-            with path.open("rb") as file:
-                hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in _WANTED and path.is_file()]
+    names = [path.relative_to(folder).as_posix() for path in files]
+    return dict(zip(names, sha256_of(files), strict=True))
 
 
 def _expected(entry: ModelEntry, folder: Path) -> Mapping[str, str]:

@@ -27,31 +27,43 @@ POLL_S = 0.5
 def workers(ctx: click.Context, as_json: bool, quiet: bool) -> None:
     """List the live workers: what they hold, how busy their devices are, how full their batches.
 
-    BUSY is the part of its time that the device ran models. LOADS are the times a model was loaded and, after
+    NEEDED says no for those that can be stopped, all of them together, without loss. BUSY is the part of its
+    time that the device ran models. LOADS are the times a model was loaded and, after
     the stroke, those that made another one leave.
     """
-    listed = connect(ctx).workers()
+    client = connect(ctx)
+    listed = client.workers()
     if as_json:
         emit_json(listed)
     elif quiet:
         for worker in listed:
             click.echo(worker.id)
     else:
-        header = ["WORKER", "STATE", "HOST", "DEVICE", "RUNNING", "DONE", "BUSY", "LOADS", "FILL"]
-        table([*header, "LOADED", "UP"], [_row(worker) for worker in listed])
+        spare = client.stats().safe_to_stop
+        header = ["WORKER", "STATE", "NEEDED", "HOST", "DEVICE", "RUNNING", "DONE", "BUSY", "LOADS", "FILL"]
+        table([*header, "LOADED", "UP"], [_row(worker, worker.id in spare) for worker in listed])
         for worker in listed:
             for reason in worker.unavailable.values():
                 hint(f"{worker.id} cannot serve {reason}")
 
 
-def _row(worker: WorkerResource) -> list[object]:
+def _row(worker: WorkerResource, spare: bool) -> list[object]:
     tallies = worker.tallies.values()
     loads, switches = sum(tally.loads for tally in tallies), sum(tally.switches for tally in tallies)
     loaded = ", ".join(_loaded(model) for model in worker.loaded) or ", ".join(worker.resident)
-    facts = [worker.id, worker.state, worker.host, worker.device, len(worker.running), worker.jobs_done]
+    needed = "no" if spare else "yes"
+    what = [
+        worker.id,
+        worker.state,
+        needed,
+        worker.host,
+        worker.device,
+        len(worker.running),
+        worker.jobs_done,
+    ]
     busy = f"{worker.busy_share:.0%}"
     return [
-        *facts,
+        *what,
         busy,
         f"{loads}/{switches}" if loads else "-",
         _fill(worker),

@@ -15,6 +15,7 @@ from pixelkiln.api.services import Parts
 from pixelkiln.api.workers import shown
 from pixelkiln.gallery.pages import frame, page
 from pixelkiln.resources import WorkerResource
+from pixelkiln.scaling import Outlook
 from pixelkiln_shared.ledger.contract import LaneStats
 
 SPENT = {
@@ -53,13 +54,15 @@ def now(parts: Parts, caller: CurrentCaller) -> Response:
 
 
 def _now(parts: Parts) -> dict[str, Any]:
-    fleet = [shown(info) for info in parts.fleet.workers()]
-    served = parts.fleet.served_lanes()
-    lanes = sorted(parts.producer.ledger.lanes(), key=lambda lane: (-lane.waiting, lane.lane))
+    outlook, target_s = parts.outlooks.recent(), parts.settings.scale_target_s
+    fleet = [shown(info) for info in outlook.workers]
+    spare = outlook.safe_to_stop(target_s)
+    lanes = sorted(outlook.lanes.values(), key=lambda lane: (-lane.waiting, lane.lane))
     return {
         "fleet": [
             {
                 "facts": worker,
+                "spare": worker.id in spare,
                 "spent": _spent(worker),
                 "memory": _memory(worker),
                 "age": duration((datetime.now(UTC) - worker.started_at).total_seconds()),
@@ -73,7 +76,8 @@ def _now(parts: Parts) -> dict[str, Any]:
             }
             for worker in fleet
         ],
-        "lanes": [_lane(lane, served) for lane in lanes],
+        "lanes": [_lane(lane, outlook) for lane in lanes],
+        "desired": outlook.desired_workers(target_s),
         "waiting": sum(lane.waiting for lane in lanes),
         "running": sum(lane.running for lane in lanes),
         "oldest": duration(max((lane.oldest_s for lane in lanes), default=0.0)),
@@ -82,9 +86,10 @@ def _now(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _lane(lane: LaneStats, served: frozenset[str]) -> dict[str, Any]:
+def _lane(lane: LaneStats, outlook: Outlook) -> dict[str, Any]:
     kind, _, model = lane.lane.partition(".")
-    return {"facts": lane, "kind": kind, "model": model, "served": lane.lane in served}
+    served, work_s = outlook.servable(lane.lane), outlook.waiting_s(lane.lane)
+    return {"facts": lane, "kind": kind, "model": model, "served": served, "work_s": work_s}
 
 
 def _spent(worker: WorkerResource) -> list[Part]:

@@ -97,6 +97,9 @@ def test_the_list_shows_busy_loads_and_fill(api: Api, pixelkiln: Any) -> None:
     head, row = pixelkiln("workers").stdout.splitlines()
     shown = dict(zip(head.split(), row.split(), strict=False))
     assert (shown["BUSY"], shown["LOADS"], shown["FILL"]) == ("60%", "4/1", "50%")
+    assert shown["NEEDED"] == "no"
+    api.submit("a red house")
+    assert "yes" in pixelkiln("workers").stdout.splitlines()[1].split()
 
 
 def test_the_beginning_of_an_id_will_do(api: Api, pixelkiln: Any) -> None:
