@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from pixelkiln_shared import keys
 from pixelkiln_shared.bells import queue_key
+from pixelkiln_shared.keys import LedgerKey
 from tests.chaos.clients import Traffic
 from tests.chaos.proxy import Mode
 from tests.chaos.schedule import Fault, Kind
@@ -99,7 +100,7 @@ class Hand:
         _kill(_aimed(self._reaper))
 
     def _zombie(self, fault: Fault) -> None:
-        pid = _chosen(self._stage.device_pids(), fault)
+        pid = _chosen(_aimed(self._busy), fault)  # one with work in hand, that may publish when it wakes
         os.kill(pid, signal.SIGSTOP)
         time.sleep(fault.lasts_s)
         if pid in self._stage.device_pids():
@@ -116,6 +117,14 @@ class Hand:
         self._stage.link.mode = _chosen(_SPOILING, fault)
         time.sleep(fault.lasts_s)
         self._stage.link.mode = Mode.PASS
+
+    def _busy(self) -> list[int] | None:
+        """The device processes that hold jobs right now."""
+        stage = self._stage
+        with suppress(Exception):
+            held = {info.pid for info in stage.fleet.workers() if stage.client.hlen(LedgerKey.HELD + info.id)}
+            return [pid for pid in stage.device_pids() if pid in held] or None
+        return None
 
     def _reaper(self) -> int | None:
         """The process that holds the sweep's lock; a worker's id is `host-pid-random`."""
