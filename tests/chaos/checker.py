@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -51,6 +51,7 @@ class Breach(StrEnum):
     CANCELED_SHOWN = "canceled, yet a result"
     UNFENCED = "published by an old attempt"
     UNCOUNTED = "run that no attempt counts"
+    LEFTOVER = "left over after the sweep"
     UNEXPLAINED = "attempt that no fault explains"
     ANSWER = "answer that must not be"
     HUNG = "answer that hung"
@@ -82,13 +83,20 @@ class Verdict:
         return sum(finding.breach is breach for finding in self.findings)
 
 
-def check(entries: Sequence[Entry], records: Sequence[Record], objects: Mapping[str, str]) -> Verdict:
+def check(
+    entries: Sequence[Entry],
+    records: Sequence[Record],
+    objects: Mapping[str, str],
+    *,
+    swept: Collection[str] | None = None,
+) -> Verdict:
     """Judge a run.
 
     Args:
         entries: the whole history.
         records: every record the ledger holds.
         objects: every object of the bucket: key -> SHA-256 of its bytes, in hexadecimal.
+        swept: the keys that are left after orphans were removed; None when nobody swept.
     """
     by_id = {record.id: record for record in records}
     findings = [
@@ -100,6 +108,8 @@ def check(entries: Sequence[Entry], records: Sequence[Record], objects: Mapping[
         *_bucket(objects, by_id),
         *_attempts(entries, records),
     ]
+    if swept is not None:
+        findings += _sweep(swept, by_id)
     for record in records:
         findings += [*_ending(record), *_result(record, objects)]
     return Verdict(findings=tuple(findings), figures=_figures(entries, records, objects))
@@ -243,10 +253,22 @@ def _bucket(objects: Mapping[str, str], by_id: Mapping[str, Record]) -> Iterator
             yield _found(Breach.UNCOUNTED, found[1], f"{key}, of an attempt that no record knows")
 
 
-def _leftovers(objects: Mapping[str, str], by_id: Mapping[str, Record]) -> int:
-    """Count the objects of jobs that no record names: of killed attempts, of jobs that never came to be."""
-    named = {artifact["key"] for record in by_id.values() for artifact in _artifacts(record)}
-    return sum(key not in named and _is_leftover(key, by_id) for key in objects)
+def _sweep(left: Collection[str], by_id: Mapping[str, Record]) -> Iterator[Finding]:
+    """The sweep takes every orphan, and nothing that a record shows."""
+    for key in _leftovers(left, by_id):
+        yield _found(Breach.LEFTOVER, key, "no record names it")
+    for key in sorted(_named(by_id) - set(left)):
+        yield _found(Breach.CORRUPT, key, "was swept away though a record shows it")
+
+
+def _named(by_id: Mapping[str, Record]) -> set[str]:
+    return {artifact["key"] for record in by_id.values() for artifact in _artifacts(record)}
+
+
+def _leftovers(found: Iterable[str], by_id: Mapping[str, Record]) -> list[str]:
+    """Return the objects that no record names: of killed attempts, of jobs that never came to be."""
+    named = _named(by_id)
+    return [key for key in found if key not in named and _is_leftover(key, by_id)]
 
 
 def _is_leftover(key: str, by_id: Mapping[str, Record]) -> bool:
@@ -257,7 +279,7 @@ def _is_leftover(key: str, by_id: Mapping[str, Record]) -> bool:
     if record is None:
         return True
     inside = key.removeprefix(job_prefix(record.tenant, record.id))
-    return not inside.startswith(("input.", "manifest"))
+    return not inside.startswith("input.")
 
 
 # ---------------------------------------------------------------------------------------------- the figures
@@ -278,7 +300,7 @@ def _figures(
         "answers unknown": sum(entry.event == "unknown" for entry in answers),
         "slowest answer, s": round(max((entry.took_s for entry in answers), default=0.0), 1),
         "objects": len(objects),
-        "objects left over": _leftovers(objects, by_id),
+        "objects left over": len(_leftovers(objects, by_id)),
     }
 
 

@@ -46,6 +46,7 @@ class Served:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None] | None] = set()  # the loop alone would let them be collected
         self.port = 0
 
     def __enter__(self) -> Self:
@@ -71,12 +72,14 @@ class Served:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def _guarded(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.add(task := asyncio.current_task())
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
                 await self.serve(reader, writer)
         except asyncio.CancelledError:
             return
         finally:
+            self._tasks.discard(task)
             writer.close()
 
     async def _close(self) -> None:

@@ -55,7 +55,8 @@ def perform(seed: int, size: Size, *, mutant: str = "", folder: Path | None = No
     with stage(folder, size, seed=seed, mutant=mutant) as made:
         hand, settled_s = _play(made, size, seed, faults, history)
         entries = history.entries()
-        verdict = check(entries, made.records(), made.objects())
+        records, objects = made.records(), made.objects()
+        verdict = check(entries, records, objects, swept=made.sweep())
         outcome = Outcome(
             seed=seed,
             size=size,

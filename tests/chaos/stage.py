@@ -18,13 +18,16 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import redis
 
+from pixelkiln.leftovers import DAYS, ROUND, Orphans
 from pixelkiln.local.redis_server import find_server, free_port
+from pixelkiln_shared import keys
 from pixelkiln_shared.errors import RedisUnavailable
 from pixelkiln_shared.fleet import Fleet, WorkerInfo
 from pixelkiln_shared.ledger import RedisLedger, redis_client
@@ -157,9 +160,18 @@ class Stage:
 
     def objects(self) -> dict[str, str]:
         """Return every object: key -> SHA-256 of its bytes as the store has them now."""
-        keys = [stored.key for stored in self.storage.list("")]
+        found = [stored.key for stored in self.storage.list("")]
         with ThreadPoolExecutor(_HANDS) as hands:
-            return dict(zip(keys, hands.map(self._sha256, keys), strict=True))
+            return dict(zip(found, hands.map(self._sha256, found), strict=True))
+
+    def sweep(self) -> list[str]:
+        """Remove the orphans as if hours had passed; returns the keys that are left."""
+        later = datetime.now(UTC) + timedelta(seconds=keys.ORPHAN_S + 60)
+        orphans = Orphans(self.storage, self.ledger, now=lambda: later)
+        rounds = DAYS + 2 + sum(1 for _ in self.storage.list("")) // ROUND
+        for _ in range(rounds):
+            orphans.sweep()
+        return [stored.key for stored in self.storage.list("")]
 
     def _sha256(self, key: str) -> str:
         return hashlib.sha256(self.storage.get(key)).hexdigest()

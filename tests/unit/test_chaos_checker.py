@@ -179,6 +179,15 @@ def test_objects_of_a_killed_attempt_are_left_over_and_no_breach() -> None:
     assert (verdict.figures["objects left over"], verdict.figures["extra executions"]) == (1, 1)
 
 
+def test_the_sweep_must_take_orphans_and_nothing_else() -> None:
+    history = [submitted(), *fault(Fault.WORKER_DEVICE, BEGAN + 1)]
+    records, objects = [record(attempt=2)], OBJECTS | {key_of(2): SUM}
+
+    assert check(history, records, objects, swept=[key_of(2)]).clean
+    assert breaches(check(history, records, objects, swept=list(objects))) == {Breach.LEFTOVER}
+    assert breaches(check(history, records, objects, swept=[])) == {Breach.CORRUPT}
+
+
 def test_each_further_attempt_needs_a_fault_of_its_own() -> None:
     kills = [*fault(Fault.WORKER_DEVICE, BEGAN + 1), *fault(Fault.API_KILL, BEGAN + 2)]
     objects = OBJECTS | {key_of(3): SUM}
