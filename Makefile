@@ -12,7 +12,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # ------------------------------------------------------------------------------------------ the environment
 
@@ -52,8 +52,16 @@ up: $(VENV)/.installed ## run Redis, API and a worker here until Ctrl-C
 # ------------------------------------------------------------------------------------------ to change it
 
 .PHONY: test
-test: $(VENV)/.installed-dev ## run the tests: unit, contract, integration and end to end
-	$(PY) -m pytest tests/unit tests/contract tests/integration tests/e2e $(ARGS)
+test: $(VENV)/.installed-dev ## run the tests: unit, contract, integration, end to end and the short chaos run
+	$(PY) -m pytest tests/unit tests/contract tests/integration tests/e2e tests/chaos $(ARGS)
+
+.PHONY: chaos
+chaos: $(VENV)/.installed-dev ## kill everything for half an hour and count; SEED=7 replays, JOBS=500 is shorter
+	$(PY) -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+
+.PHONY: chaos-mutants
+chaos-mutants: $(VENV)/.installed-dev ## break the product on purpose: the chaos run's judge must see it
+	$(PY) -m tests.chaos --mutants $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.installed-dev ## look at style, types, the floors of the house and the length of files

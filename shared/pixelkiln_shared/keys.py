@@ -18,6 +18,7 @@ PREFIX = "pk:"
 
 IDEMPOTENCY_S = 86_400  # clients that retry for a day still find their first answer
 UPLOAD_S = 86_400  # an upload that no job used within a day is swept
+ORPHAN_S = 7_200  # files without a record are on their way to one for minutes, when the store is slow
 EMBEDDING_S = 86_400  # a picture is clicked on for minutes, perhaps again tomorrow; anew it costs a second
 WORKER_S = 30  # a worker that did not report for two leases is gone
 DRAIN_S = 3_600  # an hour outlasts any outage a worker would sit out; ids of workers never come again

@@ -31,7 +31,7 @@ from pixelkiln.api.services import FleetCache, Outlooks, Services
 from pixelkiln.gallery import fleet as fleet_pages
 from pixelkiln.gallery import pages
 from pixelkiln.gallery.thumbnails import Thumbnails
-from pixelkiln.leftovers import sweep_uploads
+from pixelkiln.leftovers import Orphans, sweep_uploads
 from pixelkiln.producer import Producer
 from pixelkiln_shared.bells import CeleryBells, make_app
 from pixelkiln_shared.catalogue import Catalogue
@@ -45,6 +45,7 @@ from pixelkiln_shared.storage import open_storage
 
 SWEEP_S = 5.0
 UPLOAD_SWEEP_S = 3_600.0
+ORPHAN_SWEEP_S = 60.0
 THREADS = 80  # requests in hand at once; most of them wait for Redis or the store
 
 _PARTS = (jobs, groups, uploads, files, models, workers, status, pages, fleet_pages)
@@ -116,9 +117,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     async with services.watcher.running():
         to_thread.current_default_thread_limiter().total_tokens = THREADS
+        producer = services.producer
+        orphans = Orphans(producer.storage, producer.ledger)
         sweeps = [
-            asyncio.create_task(_repeat(services.producer.sweep, SWEEP_S)),
-            asyncio.create_task(_repeat(partial(sweep_uploads, services.producer.storage), UPLOAD_SWEEP_S)),
+            asyncio.create_task(_repeat(producer.sweep, SWEEP_S)),
+            asyncio.create_task(_repeat(partial(sweep_uploads, producer.storage), UPLOAD_SWEEP_S)),
+            asyncio.create_task(_repeat(orphans.sweep, ORPHAN_SWEEP_S)),
         ]
         try:
             yield

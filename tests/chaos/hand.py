@@ -1,0 +1,156 @@
+"""The hand that strikes: does the faults of a schedule to a stage, at their times."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from pixelkiln_shared import keys
+from pixelkiln_shared.bells import queue_key
+from pixelkiln_shared.keys import LedgerKey
+from tests.chaos.clients import Traffic
+from tests.chaos.proxy import Mode
+from tests.chaos.schedule import Fault, Kind
+from tests.chaos.stage import Stage
+
+T = TypeVar("T")
+
+LANE = "generate.stub"
+_AIM_S = 5.0  # so long is waited for a target: a POST under way, a holder of the lock
+_REDIS_DOWN_S = 0.5
+_SPOILING = [mode for mode in Mode if mode is not Mode.PASS]
+
+
+class Hand:
+    """Strikes each fault once. Faults that last do so beside the others."""
+
+    def __init__(self, stage: Stage, faults: Sequence[Fault], traffic: Traffic) -> None:
+        self._stage = stage
+        self._faults = faults
+        self._traffic = traffic
+        self._strikes: dict[Kind, Callable[[Fault], None]] = {
+            Kind.WORKER_GROUP: self._worker_group,
+            Kind.WORKER_DEVICE: self._worker_device,
+            Kind.REDIS_KILL: self._redis_kill,
+            Kind.REDIS_FREEZE: self._redis_freeze,
+            Kind.API_KILL: self._api_kill,
+            Kind.REAPER_KILL: self._reaper_kill,
+            Kind.ZOMBIE: self._zombie,
+            Kind.MUTE: self._mute,
+            Kind.LINK: self._link,
+        }
+        self._redis_lock = threading.Lock()
+        self.missed = 0
+
+    def strike_all(self) -> None:
+        """Do every fault at its time; returns when the last one is over."""
+        began = time.monotonic()
+        threads = []
+        for fault in self._faults:
+            time.sleep(max(0.0, began + fault.at_s - time.monotonic()))
+            thread = threading.Thread(target=self._strike, args=(fault,), name=fault.kind, daemon=True)
+            thread.start()
+            threads.append(thread)
+        for thread in threads:
+            thread.join()
+
+    def _strike(self, fault: Fault) -> None:
+        history = self._traffic.history
+        history.add(-1, "fault", "invoke", fault.kind)
+        try:
+            self._strikes[fault.kind](fault)
+        except (TimeoutError, ProcessLookupError):
+            self.missed += 1
+        history.add(-1, "fault", "ok", fault.kind)
+
+    # ----------------------------------------------------------------------------------------------- faults
+
+    def _worker_group(self, fault: Fault) -> None:
+        launcher = _chosen([one for one in self._stage.launchers if one.children()], fault)
+        children = launcher.children()
+        launcher.kill()
+        for pid in children:
+            _kill(pid)
+
+    def _worker_device(self, fault: Fault) -> None:
+        _kill(_chosen(self._stage.device_pids(), fault))
+
+    def _redis_kill(self, fault: Fault) -> None:
+        with self._redis_lock:
+            self._stage.redis.kill()
+            time.sleep(_REDIS_DOWN_S)
+            self._stage.start_redis()
+
+    def _redis_freeze(self, fault: Fault) -> None:
+        with self._redis_lock:
+            self._stage.redis.signal(signal.SIGSTOP)
+            time.sleep(fault.lasts_s)
+            self._stage.redis.signal(signal.SIGCONT)
+
+    def _api_kill(self, fault: Fault) -> None:
+        _aimed(lambda: self._traffic.posting or None)
+        self._stage.api.kill()
+
+    def _reaper_kill(self, fault: Fault) -> None:
+        _kill(_aimed(self._reaper))
+
+    def _zombie(self, fault: Fault) -> None:
+        pid = _chosen(_aimed(self._busy), fault)  # one with work in hand, that may publish when it wakes
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(fault.lasts_s)
+        if pid in self._stage.device_pids():
+            os.kill(pid, signal.SIGCONT)
+
+    def _mute(self, fault: Fault) -> None:
+        until = time.monotonic() + fault.lasts_s
+        while time.monotonic() < until:
+            with suppress(Exception):
+                self._stage.client.delete(queue_key(LANE))
+            time.sleep(0.01)
+
+    def _link(self, fault: Fault) -> None:
+        self._stage.link.mode = _chosen(_SPOILING, fault)
+        time.sleep(fault.lasts_s)
+        self._stage.link.mode = Mode.PASS
+
+    def _busy(self) -> list[int] | None:
+        """The device processes that hold jobs right now."""
+        stage = self._stage
+        with suppress(Exception):
+            held = {info.pid for info in stage.fleet.workers() if stage.client.hlen(LedgerKey.HELD + info.id)}
+            return [pid for pid in stage.device_pids() if pid in held] or None
+        return None
+
+    def _reaper(self) -> int | None:
+        """The process that holds the sweep's lock; a worker's id is `host-pid-random`."""
+        with suppress(Exception):
+            holder = self._stage.client.get(keys.REAP_LOCK)
+            pid = int(str(holder).split("-")[-2]) if holder else 0
+            return pid if pid in self._stage.device_pids() else None
+        return None
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _chosen(among: Sequence[T], fault: Fault) -> T:
+    if not among:
+        raise TimeoutError("nobody to strike")
+    return among[int(fault.pick * len(among))]
+
+
+def _aimed(look: Callable[[], T | None]) -> T:
+    until = time.monotonic() + _AIM_S
+    while time.monotonic() < until:
+        found = look()
+        if found is not None:
+            return found
+        time.sleep(0.0005)
+    raise TimeoutError("no target")
