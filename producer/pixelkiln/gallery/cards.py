@@ -108,7 +108,9 @@ class Card:
 
     @property
     def coming(self) -> str:
-        """How many jobs are before it, and when it will be there; empty where nobody knows."""
+        """How many jobs are before it, and when it will be there, or that nobody serves it; else empty."""
+        if any(warning.get("code") == "no_worker_for_model" for warning in self.job.warnings):
+            return "no worker serves its model"
         place, eta = self.job.queue_position, self.job.eta
         words = [f"{place} before it"] if place else []
         return ", ".join(words + ([f"ready {soon(eta)}"] if eta else []))
@@ -160,7 +162,7 @@ def soon(moment: datetime) -> str:
     if seconds < 10:
         return "in a few seconds"
     for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
+        if seconds >= 0.92 * size:  # 55 s are about a minute, not about 60 s
             return f"in about {round(seconds / size)} {name}"
     return f"in about {round(seconds / 10) * 10} s"
 

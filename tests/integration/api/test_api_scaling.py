@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from pixelkiln import Client
+from pixelkiln.gallery.cards import soon
 from pixelkiln_shared.costs import Costs, Measured
 from tests.integration.api.conftest import Api
 
@@ -147,6 +148,26 @@ def test_the_gallery_says_when_a_picture_comes(api: Api) -> None:
     job = submit(api, 4)[-1]
     for path in ("/", "/cards", f"/jobs/{job['id']}"):
         assert re.search(r"3 before it, ready in about (30|40) s", api.http.get(path).text), path
+
+
+def test_the_gallery_says_that_nobody_serves_a_model(api: Api) -> None:
+    [job] = submit(api)
+    for path in ("/cards", f"/jobs/{job['id']}"):
+        assert "no worker serves its model" in api.http.get(path).text, path
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-5, "a few seconds"),
+        (9, "a few seconds"),
+        (41, "about 40 s"),
+        (58, "about 1 min"),
+        (7_300, "about 2 h"),
+    ],
+)
+def test_a_time_to_come_is_said_as_people_say_it(seconds: float, words: str) -> None:
+    assert soon(datetime.now(UTC) + timedelta(seconds=seconds)) == f"in {words}"
 
 
 # ------------------------------------------------------------------------------------- nobody serves it

@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from pixelkiln_shared import keys
+from pixelkiln_shared.costs import Costs, Measured
 from pixelkiln_shared.fleet import DeviceTime, Fleet
 from pixelkiln_shared.jobs import Artifact, JobSpec, Result
 from pixelkiln_shared.kinds import Role
+from pixelkiln_shared.ledger.contract import Record
 from pixelkiln_shared.previews import Previews
 from tests.integration.api.conftest import Api, picture
 
@@ -131,6 +133,23 @@ def test_a_rough_picture_shows_while_its_job_runs(api: Api, page: Any) -> None:
     page.wait_for_timeout(500)
     Previews(api.redis).put(job_id, picture(48, 36, "WEBP"), step=8, steps=14)
     until(page, "document.querySelector('.big img')?.naturalWidth === 48")
+
+
+def test_a_page_and_a_card_say_when_the_picture_comes(api: Api, page: Any) -> None:
+    learned = Measured(seconds=30.0, work=JobSpec.model_validate_json(queued(api).spec).work, batches=1)
+    Costs(api.redis).learn({"generate.toyworld": learned})
+    api.serve("generate.toyworld")
+    last = api.submit()["id"]
+    page.goto("/")
+    page.wait_for_selector(".card.queued >> text=/1 before it, ready in about 1 min/")
+    page.goto(f"/jobs/{last}")
+    page.wait_for_selector(".live .words >> text=/1 before it, ready in about/")
+    page.wait_for_selector(".live .words >> text=/ready in about 50 s/")  # counted down on the page
+
+
+def queued(api: Api) -> Record:
+    """Submit a job and return its record."""
+    return api.ledger.get(api.submit()["id"])
 
 
 def test_masks_lie_over_the_picture_and_obey(api: Api, page: Any) -> None:

@@ -14,7 +14,7 @@ const follow = (kind, more = {}) => post("/v1/jobs", { kind, input: { image: sou
 function soon(moment) { // as `cards.soon`
   const seconds = (moment - Date.now()) / 1000;
   if (seconds < 10) return "in a few seconds";
-  const [size, name] = [[86400, "d"], [3600, "h"], [60, "min"]].find(([most]) => seconds >= most) ?? [];
+  const [size, name] = [[86400, "d"], [3600, "h"], [60, "min"]].find(([most]) => seconds >= 0.92 * most) ?? [];
   return size ? `in about ${Math.round(seconds / size)} ${name}` : `in about ${Math.round(seconds / 10) * 10} s`;
 }
 
@@ -30,7 +30,8 @@ if ("active" in sheet.dataset) {
     pill.textContent = job.status;
     bar.value = job.progress.value;
     eta = job.eta && new Date(job.eta);
-    reached = job.queue_position ? `${job.queue_position} before it` : "";
+    const unserved = job.warnings.some((warning) => warning.code === "no_worker_for_model");
+    reached = unserved ? "no worker serves its model" : job.queue_position ? `${job.queue_position} before it` : "";
     tell();
     if (["succeeded", "failed", "canceled", "expired"].includes(job.status)) { source.close(); location.reload(); }
   });
