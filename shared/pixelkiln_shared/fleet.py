@@ -119,8 +119,11 @@ def serves(info: WorkerInfo, lane: str) -> bool:
 
 
 def served_lanes(workers: Iterable[WorkerInfo]) -> frozenset[str]:
-    """Return the lanes that at least one of these workers serves."""
-    return frozenset(lane for info in workers for lane in info.lanes if serves(info, lane))
+    """Return the lanes that at least one of these workers is ready to try, be its model unavailable or not.
+
+    A model that did not load is tried again only when a job asks for it: no job must be refused for that.
+    """
+    return frozenset(lane for info in workers if info.state == "ready" for lane in info.lanes)
 
 
 class Fleet:

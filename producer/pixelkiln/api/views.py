@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from pixelkiln.api.services import Services
 from pixelkiln.resources import ArtifactResource, GroupResource, JobFailure, JobResource, Progress
-from pixelkiln_shared.fleet import unavailable
+from pixelkiln_shared.fleet import WorkerInfo, served_lanes, serves, unavailable
 from pixelkiln_shared.jobs import Artifact, JobSpec, Result, Status
 from pixelkiln_shared.kinds import PICTURE_FIELDS
 from pixelkiln_shared.ledger.contract import Group, Record
@@ -120,18 +120,12 @@ class Views:
 
     def unserved(self, lanes: Sequence[str]) -> list[dict[str, str]]:
         """Return a warning for each model that no live worker serves; `lanes` has one for each job."""
-        jobs = Counter(lanes)
+        workers = self.services.fleet.workers()
         return [
-            {"code": "no_worker_for_model", "message": self._why_unserved(lane, count, len(lanes))}
-            for lane, count in jobs.items()
-            if not self.services.producer.served(lane)
+            {"code": "no_worker_for_model", "message": _why_unserved(workers, lane, count, len(lanes))}
+            for lane, count in Counter(lanes).items()
+            if not any(serves(info, lane) for info in workers)
         ]
-
-    def _why_unserved(self, lane: str, jobs: int, of: int) -> str:
-        model = lane.partition(".")[2]
-        reason = unavailable(self.services.fleet.workers(), model)
-        why = f"no live worker serves {model}" if reason is None else f"no live worker can: {reason}"
-        return f"{why}; the job waits" if of == 1 else f"{why}; {jobs} of {of} jobs wait"
 
     def _forecast(self, record: Record) -> tuple[int | None, datetime | None]:
         """Return a job's place in the queue, and when it will have ended; None for what cannot be said."""
@@ -150,6 +144,15 @@ class Views:
             record.lane, own=record.work, elapsed_s=elapsed_s, step=record.step, steps=record.steps
         )
         return None, _soon(ends_in_s)
+
+
+def _why_unserved(workers: Sequence[WorkerInfo], lane: str, jobs: int, of: int) -> str:
+    model = lane.partition(".")[2]
+    whose = "the job" if of == 1 else f"{jobs} of {of} jobs"
+    if lane not in served_lanes(workers):
+        return f"no live worker serves {model}; {whose} wait{'s' if of == 1 else ''}"
+    reason = unavailable(workers, model) or "it did not load"
+    return f"no live worker could load {model}: {reason}; {whose} may fail"
 
 
 def _soon(seconds: float | None) -> datetime | None:

@@ -212,8 +212,14 @@ def test_a_model_that_no_worker_can_load_is_as_if_nobody_served_it(api: Api) -> 
     why = "stub did not load: the weights are missing"
     api.serve(LANE, unavailable={"stub": why})
     [job] = submit(api)
-    assert warned(job) == [f"no live worker can: {why}; the job waits"]
+    assert warned(job) == [f"no live worker could load stub: {why}; the job may fail"]
     assert api.http.get("/v1/stats").json()["lanes"][0]["servable"] is False
+
+
+def test_a_model_that_did_not_load_is_tried_again_for_whoever_waits(api: Api) -> None:
+    api.serve(LANE, unavailable={"stub": "stub did not load: the bucket was away"})
+    answer = api.http.post("/v1/jobs", json=rows("stub")[0], headers={"Prefer": "wait=1"})
+    assert answer.status_code == 202, "a refusal would keep its worker from ever trying again"
 
 
 def test_the_python_client_hands_the_warnings_on(api: Api, client: Client) -> None:
