@@ -385,3 +385,10 @@ def test_a_report_tells_what_batches_cost_once(house: House) -> None:
         house.life.report()
         assert client.hgetall(keys.COSTS) == told
         assert Costs(client).known() == {LANE: Cost(work_s=0.002, load_s=3.0)}
+
+
+def test_a_worker_that_leaves_tells_what_its_last_batches_cost(house: House) -> None:
+    house.shop.telemetry.ran(LANE, Measured(seconds=2.0, work=1_000, batches=1))
+    house.life.stop()
+    with redis.Redis.from_url(house.redis_url, decode_responses=True) as client:
+        assert Costs(client).known() == {LANE: Cost(work_s=0.002)}

@@ -290,6 +290,7 @@ class Lifecycle:
     def _leave(self) -> None:
         try:
             self._fleet.leave(self._shop.worker_id)
+            self._costs.learn(self._shop.telemetry.take_measured())
         except RedisUnavailable:
             log.info("Redis heard no goodbye")
 
