@@ -94,7 +94,7 @@ class JobSpec(BaseModel):
     warnings: list[dict[str, str]] = []
 
     def compact(self) -> str:
-        """Return the spec as JSON without what is at its default, and without the group, which the record has.
+        """Return the spec as JSON without its defaults, and without the group, which the record has.
 
         A waiting job keeps it in Redis, so each byte counts. A default that changes needs another version.
         """
