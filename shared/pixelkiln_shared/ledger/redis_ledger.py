@@ -107,7 +107,7 @@ class RedisLedger(LedgerReader):
             written = submitted(answer, jobs)
             if len(jobs) > CHUNK:
                 waiting = self._submit_rest(jobs[CHUNK:])
-                written = replace(written, waiting={**written.waiting, **waiting})
+                written = replace(written, waiting={**written.waiting, **waiting}, last_sequence=None)
         return written
 
     def bulk(self, *, max_waiting: int | None = None) -> BulkSubmit:
