@@ -34,6 +34,7 @@ from pixelkiln_shared.jobs import JobRequest, Status
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import open_ledger, redis_client
 from pixelkiln_shared.ledger.contract import Group, Idempotency, Ledger, Page, Reaped, Record
+from pixelkiln_shared.ledger.submitting import fresh_record
 from pixelkiln_shared.pictures import CheckedPicture
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.settings import settings as process_settings
@@ -54,13 +55,15 @@ Request = JobRequest | Mapping[str, Any]
 class Accepted:
     """What a submit came to: ids and lanes in order; `replayed` when an earlier one with that key made them.
 
-    `lanes` lacks those of jobs that have been deleted since.
+    `lanes` lacks those of jobs that have been deleted since. `record` is that of a job accepted alone, where
+    it is known without asking again.
     """
 
     ids: tuple[str, ...]
     lanes: tuple[str, ...] = ()
     group: str | None = None
     replayed: bool = False
+    record: Record | None = None
 
 
 class Producer:
@@ -103,7 +106,7 @@ class Producer:
             QueueFull: too many jobs wait.
         """
         accepted = self.accept(request, tenant=tenant, idempotency=idempotency)
-        return self.ledger.get(accepted.ids[0])
+        return accepted.record or self.ledger.get(accepted.ids[0])
 
     def accept(
         self,
@@ -356,7 +359,9 @@ class Producer:
             return self._replay_of(submitted.ids)
         lanes = tuple(prepared.job.lane for prepared in batch)
         self._ring(lambda: submitted.waiting)
-        return Accepted(ids=submitted.ids, lanes=lanes, group=batch[0].job.group if batch else None)
+        record = fresh_record(batch[0].job, submitted) if len(batch) == 1 else None
+        group = batch[0].job.group if batch else None
+        return Accepted(ids=submitted.ids, lanes=lanes, group=group, record=record)
 
     def _replay_of(self, ids: tuple[str, ...]) -> Accepted:
         """Return what an earlier submit came to; some of its jobs may have been deleted since."""

@@ -94,11 +94,11 @@ class JobSpec(BaseModel):
     warnings: list[dict[str, str]] = []
 
     def compact(self) -> str:
-        """Return the spec as JSON without what is at its default; the version is always told.
+        """Return the spec as JSON without its defaults, and without the group, which the record has.
 
-        A waiting job keeps it in Redis. A default that changes needs another version.
+        A waiting job keeps it in Redis, so each byte counts. A default that changes needs another version.
         """
-        return f'{{"v":{self.v},' + self.model_dump_json(exclude_defaults=True, exclude={"v"})[1:]
+        return f'{{"v":{self.v},' + self.model_dump_json(exclude_defaults=True, exclude={"v", "group"})[1:]
 
     @property
     def lane(self) -> str:

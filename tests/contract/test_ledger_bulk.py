@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -13,6 +14,7 @@ from pixelkiln_shared.jobs import Priority, Status
 from pixelkiln_shared.keys import new_id
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import RedisLedger, redis_client
+from pixelkiln_shared.ledger.submitting import fresh_record
 from pixelkiln_shared.settings import Settings
 from tests.ledger_worlds import LANE, World, new_job
 
@@ -143,3 +145,21 @@ def test_a_submit_tells_what_waits_in_its_lanes(world: World) -> None:
         new_job(kind=Kind.DEPTH, waits_for=(world.one(lane="generate.n"),)),
     ]
     assert world.ledger.submit(jobs).waiting == {LANE: 3, "segment.m": 1, "depth.m": 0}
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"group": new_id("grp"), "rows": 3, "work": 7, "priority": Priority.BULK}]
+)
+def test_the_record_of_a_fresh_job_is_known_without_asking(world: World, fields: dict[str, Any]) -> None:
+    world.submit(2)
+    job = new_job(**fields)
+    submitted = world.ledger.submit([job])
+    assert fresh_record(job, submitted) == world.ledger.get(job.id)
+
+
+def test_only_the_ledger_knows_the_record_of_a_job_written_before_or_with_parents(world: World) -> None:
+    job = new_job()
+    world.ledger.submit([job])
+    assert fresh_record(job, world.ledger.submit([job])) is None
+    child = new_job(waits_for=(job.id,))
+    assert fresh_record(child, world.ledger.submit([child])) is None

@@ -54,12 +54,15 @@ class Idempotency:
 class Submitted:
     """The answer to `submit`: the ids in order, and whether an earlier submit with the same key made them.
 
-    `waiting` is what waited in each of the jobs' lanes right after, for the bells; empty for a replay.
+    `waiting` is what waited in each of the jobs' lanes right after, for the bells; empty for a replay. `at`
+    is when, in Unix seconds by Redis's clock; `last_sequence` is None when not all were written just now.
     """
 
     ids: tuple[str, ...]
     replayed: bool = False
     waiting: Mapping[str, int] = field(default_factory=dict)
+    at: float = 0.0
+    last_sequence: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

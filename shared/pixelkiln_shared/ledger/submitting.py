@@ -11,8 +11,9 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from pixelkiln_shared.errors import IdempotencyKeyReused, NotFound, QueueFull, RedisUnavailable
+from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.ledger.connection import RETRY_AFTER_S
-from pixelkiln_shared.ledger.contract import NewJob, Submitted
+from pixelkiln_shared.ledger.contract import NewJob, Record, Submitted
 from pixelkiln_shared.ledger.scripts import Scripts
 
 QUEUE_FULL_RETRY_S = 30.0
@@ -133,5 +134,31 @@ def submitted(answer: list[Any], jobs: Sequence[NewJob]) -> Submitted:
         raise NotFound(f"no job or group {str(rest[0])[:64]}")
     if word == "replayed":
         return Submitted(ids=tuple(rest[0].split()), replayed=True)
-    waiting = {lane: int(count) for lane, count in zip(rest[0::2], rest[1::2], strict=True)}
-    return Submitted(ids=tuple(job.id for job in jobs), waiting=waiting)
+    at_ms, last, *lanes = rest
+    return Submitted(
+        ids=tuple(job.id for job in jobs),
+        waiting={lane: int(count) for lane, count in zip(lanes[0::2], lanes[1::2], strict=True)},
+        at=int(at_ms) / 1_000,
+        last_sequence=int(last) if int(last) >= 0 else None,
+    )
+
+
+def fresh_record(job: NewJob, submitted: Submitted) -> Record | None:
+    """Return the record of a job submitted alone just now; None when only the ledger can tell."""
+    if submitted.last_sequence is None or job.waits_for:
+        return None
+    return Record(
+        id=job.id,
+        kind=job.kind,
+        lane=job.lane,
+        tenant=job.tenant,
+        priority=job.priority,
+        batch_key=job.batch_key,
+        rows=job.rows,
+        work=job.work,
+        spec=job.spec,
+        status=Status.QUEUED,
+        sequence=submitted.last_sequence,
+        group=job.group,
+        created_at=submitted.at,
+    )

@@ -67,6 +67,7 @@ class MemoryLedger(MemoryClaims):
         if max_waiting is not None and waiting + len(jobs) > max_waiting:
             raise QueueFull(f"{waiting} jobs wait already")
         self._check(jobs)
+        all_new = not any(job.id in self._jobs for job in jobs) and len({job.id for job in jobs}) == len(jobs)
         for job in jobs:
             self._sequence += 1
             if job.id not in self._jobs:
@@ -76,7 +77,12 @@ class MemoryLedger(MemoryClaims):
             expiry = now + IDEMPOTENCY_S
             self._answers[idempotency.scope, idempotency.key] = (idempotency.fingerprint, ids, expiry)
         depths = self.waiting()
-        return Submitted(ids=ids, waiting={job.lane: depths.get(job.lane, 0) for job in jobs})
+        return Submitted(
+            ids=ids,
+            waiting={job.lane: depths.get(job.lane, 0) for job in jobs},
+            at=now,
+            last_sequence=self._sequence if all_new else None,
+        )
 
     @contextmanager
     def bulk(self, *, max_waiting: int | None = None) -> Iterator[MemoryBulk]:

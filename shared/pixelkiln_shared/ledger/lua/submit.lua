@@ -53,7 +53,7 @@ for at = FIRST, #ARGV, WIDTH do
   ours[id] = shape.tenant
 end
 
-local sequence = call("INCRBY", K.sequence, #ids) - #ids
+local sequence, fresh = call("INCRBY", K.sequence, #ids) - #ids, 0
 local when = string.format("%.0f", now)
 local added, counted = {}, {} -- key -> {score, member, ...} and key -> field -> increment: a call each at the end
 local opened = {} -- queues and groups of this call: later jobs of the same only add to them
@@ -139,7 +139,10 @@ end
 for at = FIRST, #ARGV, WIDTH do
   sequence = sequence + 1
   -- An id that exists was written by an earlier try whose answer was lost.
-  if call("SET", K.spec .. ARGV[at + 1], ARGV[at + 2], "NX") then write(ARGV[at + 1], shapes[tonumber(ARGV[at])]) end
+  if call("SET", K.spec .. ARGV[at + 1], ARGV[at + 2], "NX") then
+    fresh = fresh + 1
+    write(ARGV[at + 1], shapes[tonumber(ARGV[at])])
+  end
 end
 write_added()
 settle(SETTLE_BUDGET)
@@ -148,8 +151,8 @@ if answered ~= "" then
   call("HSET", K.idempotency .. answered, "fingerprint", fingerprint, "ids", table.concat(ids, " "))
   call("EXPIRE", K.idempotency .. answered, IDEMPOTENCY_S)
 end
--- What waits now in the lanes of the call, for the bells.
-local answer, told = {"ok"}, {}
+-- When it was, the last sequence where every job was written here and now, and what waits now in each lane.
+local answer, told = {"ok", when, fresh == #ids and sequence or -1}, {}
 for _, shape in ipairs(shapes) do
   if not told[shape.lane] then
     told[shape.lane] = true
