@@ -43,8 +43,11 @@ class MemoryClaims(MemoryRecords):
         chosen = [offer for offer in offers if offer.lane in self._lanes]
         if held and any(self._must_drain(self._lanes[offer.lane], worker) for offer in chosen):
             return None
+        hold = any(map(self._holds, chosen))
         ranked = sorted(
-            (rank, at) for at, offer in enumerate(chosen) if (rank := self._rank(offer, empty=not held))
+            (rank, at)
+            for at, offer in enumerate(chosen)
+            if (rank := self._rank(offer, empty=not held, hold=hold))
         )
         if not ranked:
             return None
@@ -78,14 +81,23 @@ class MemoryClaims(MemoryRecords):
             self._take(rider, worker, lease_s)
         return riders
 
-    def _rank(self, offer: LaneOffer, *, empty: bool) -> tuple[float, bool, int, int] | None:
+    def _holds(self, offer: LaneOffer) -> bool:
+        """Whether the lane's next job has waited so long that no other model is loaded before it has run."""
+        head = self._lanes[offer.lane].first()
+        if head is None or not offer.resident or offer.holds_s is None:
+            return False
+        since = head.created_at if head.queued_at is None else head.queued_at
+        return round(self._clock() - since, 3) >= round(offer.holds_s, 3)
+
+    def _rank(self, offer: LaneOffer, *, empty: bool, hold: bool) -> tuple[float, bool, int, int] | None:
         """Order lanes: overdue (longest first), resident, better class, older job; smallest first."""
         lane = self._lanes[offer.lane]
         best = lane.best(with_suspects=empty)
         if best is None:
             return None
         waited = self._clock() - lane.since
-        return (-waited if waited > offer.max_wait_s else 1.0, not offer.resident, *best)
+        overdue = waited > offer.max_wait_s and (offer.resident or not hold)
+        return (-waited if overdue else 1.0, not offer.resident, *best)
 
     def _reserved(self, name: str) -> str | None:
         lane = self._lanes[name]

@@ -112,6 +112,10 @@ class Lane:
         waiting = [*map(self.of_class, CLASSES), self.suspects()]
         return [jobs[0] for jobs in waiting if jobs]
 
+    def first(self) -> Job | None:
+        """Return the oldest job of the best class that waits, suspects aside."""
+        return next((waiting[0] for priority in CLASSES if (waiting := self.of_class(priority))), None)
+
     def best(self, *, with_suspects: bool) -> tuple[int, int] | None:
         """Return place and sequence of the best possible leader; suspects are the last place."""
         for place, priority in enumerate(CLASSES):
