@@ -140,10 +140,18 @@ class LedgerDesk:
             name = worker.machine.id
             self._call(now_s, "renew", lambda: self._ledger.renew(name, pairs, lease_s=LEASE_S))
 
-    def leaving_order(self, now_s: float, worker: SimWorker) -> list[str]:
-        """Let the models leave as a worker would."""
-        return choices.by_worth(
+    def leaving(self, now_s: float, worker: SimWorker, needed_bytes: int) -> list[str]:
+        """Let models leave as a worker would."""
+        order = choices.by_worth(
             worker.resident, demand=worker.demand, load_s=worker.load_s.__getitem__, now_s=now_s
+        )
+        return list(
+            choices.leaving(
+                {name: worker.resident[name] for name in order},
+                needed_bytes=needed_bytes,
+                budget_bytes=worker.machine.memory_bytes,
+                waiting=[name for name, count in self._waiting.items() if count],
+            )
         )
 
     def answered_s(self, now_s: float) -> float:
@@ -218,9 +226,10 @@ class QueueDesk:
     def heartbeat(self, now_s: float, worker: SimWorker) -> None:
         """Nothing to renew."""
 
-    def leaving_order(self, now_s: float, worker: SimWorker) -> list[str]:
-        """Let the least recently used leave first."""
-        return list(worker.resident)
+    def leaving(self, now_s: float, worker: SimWorker, needed_bytes: int) -> list[str]:
+        """Let the least recently used leave."""
+        room = worker.machine.memory_bytes
+        return list(choices.leaving(worker.resident, needed_bytes=needed_bytes, budget_bytes=room))
 
     def answered_s(self, now_s: float) -> float:
         """Answer at once."""

@@ -14,7 +14,7 @@ from itertools import count
 from random import Random
 from typing import Protocol
 
-from pixelkiln_worker.choices import Demand, leaving
+from pixelkiln_worker.choices import Demand
 
 HEARTBEAT_S = 5.0
 
@@ -116,8 +116,8 @@ class Desk(Protocol):
     def heartbeat(self, now_s: float, worker: SimWorker) -> None:
         """Hear that a worker lives."""
 
-    def leaving_order(self, now_s: float, worker: SimWorker) -> list[str]:
-        """Return the loaded models in the order in which they make room."""
+    def leaving(self, now_s: float, worker: SimWorker, needed_bytes: int) -> list[str]:
+        """Return the loaded models that make room for so many bytes."""
 
     def answered_s(self, now_s: float) -> float:
         """Return when the last answer was there: later than `now_s` if the desk itself takes time."""
@@ -131,7 +131,8 @@ class Simulation:
         machines: the workers.
         desk: where jobs wait.
         lead: how long before the end of a batch of so many seconds the next one is claimed.
-        top_up_after_load: whether a batch is filled up once more when its model has been loaded.
+        top_up_after_load: whether a batch is filled up once more when its model has been loaded. Workers do
+            not do that.
         seed: decides which idle worker hears of a new job first, as a broker would, blindly.
     """
 
@@ -142,7 +143,7 @@ class Simulation:
         desk: Desk,
         *,
         lead: Callable[[float], float] = lambda run_s: 0.0,
-        top_up_after_load: bool = True,
+        top_up_after_load: bool = False,
         seed: int = 0,
     ) -> None:
         self.models = models
@@ -236,9 +237,7 @@ class Simulation:
         if model.id in worker.resident:
             worker.resident.move_to_end(model.id)
             return 0.0
-        needed, room = model.footprint_bytes, worker.machine.memory_bytes
-        order = {name: worker.resident[name] for name in self.desk.leaving_order(self.now_s, worker)}
-        for name in leaving(order, needed_bytes=needed, budget_bytes=room):
+        for name in self.desk.leaving(self.now_s, worker, model.footprint_bytes):
             del worker.resident[name]
         worker.resident[model.id] = model.footprint_bytes
         worker.load_s[model.id] = model.load_s

@@ -50,7 +50,7 @@ def job(number: int, at_s: float, model: str) -> SimJob:
 
 def test_a_small_trace_comes_out_as_by_hand() -> None:
     trace = [job(0, 0.0, "a"), job(1, 1.0, "a"), job(2, 5.0, "b"), job(3, 5.5, "a")]
-    served = Simulation(MODELS, one_worker(), QueueDesk("fifo")).run(trace)
+    served = Simulation(MODELS, one_worker(), QueueDesk("fifo"), top_up_after_load=True).run(trace)
     # a loads until 4, takes job 1 along, runs 2 s; b loads until 10, runs 1.5 s; a again until 15.5
     assert [(one.job.id, one.batch, one.started_s, one.ended_s) for one in served] == [
         ("job_0", 2, 4.0, 6.0),
@@ -68,8 +68,8 @@ def test_our_rule_serves_what_is_loaded_first() -> None:
 
 def test_without_a_second_top_up_a_batch_stays_as_it_was_before_the_load() -> None:
     trace = [job(0, 0.0, "a"), job(1, 1.0, "a")]
-    sim = Simulation(MODELS, one_worker(), QueueDesk("fifo"), top_up_after_load=False)
-    assert [one.batch for one in sim.run(trace)] == [1, 1]
+    served = Simulation(MODELS, one_worker(), QueueDesk("fifo")).run(trace)
+    assert [one.batch for one in served] == [1, 1]
 
 
 def test_the_next_batch_may_be_claimed_before_the_device_is_free() -> None:
