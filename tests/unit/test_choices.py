@@ -6,7 +6,17 @@ import pytest
 
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.kinds import Kind
-from pixelkiln_worker.choices import Demand, LastLoad, by_worth, leaving, max_wait_s, offers
+from pixelkiln_worker import families
+from pixelkiln_worker.choices import (
+    SHORTEST_MAX_WAIT_S,
+    Demand,
+    LastLoad,
+    by_worth,
+    leaving,
+    max_wait_s,
+    offers,
+)
+from tests.workshops import workshop
 
 LANES = {
     f"generate.{name}": ModelEntry(id=name, family="stub", kinds=(Kind.GENERATE,), title=name)
@@ -77,3 +87,10 @@ def test_the_least_recently_used_leave_until_the_rest_fits(
 ) -> None:
     footprints = {"a": 40, "b": 40}
     assert list(leaving(footprints, needed_bytes=needed_bytes, budget_bytes=100, keep=keep)) == gone
+
+
+def test_a_worker_tells_its_bound_from_what_it_knows_of_its_models() -> None:
+    with workshop(LANES, families.load) as (shop, _, _):
+        assert shop.longest_lane_wait_s == SHORTEST_MAX_WAIT_S  # nothing known: no load, no run
+        shop.residency.ran("a", rows=1, run_s=3.0)
+        assert shop.longest_lane_wait_s == SHORTEST_MAX_WAIT_S + 3 * 3.0
