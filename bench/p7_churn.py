@@ -1,8 +1,8 @@
 """P7: eight models and room for two. How often are they loaded, and how long do jobs wait?
 
 Devices and arrivals are simulated (`bench/simulation.py`); every claim and publish of ours is the real one,
-on a real Redis, with the worker's own offers. A step takes 40 ms and 5 ms a row, a job 20 steps, a batch up to
-eight jobs, and loading a model as long as 100 steps. Which model a job wants is Zipf distributed, and jobs
+on a real Redis, with the worker's own offers. A step takes 40 ms and 5 ms a row, a job 20 steps, a batch up
+to eight jobs, and loading a model as long as 100 steps. Which model a job wants is Zipf distributed, and jobs
 come as they please (Poisson). The load is told as a share of what the device could do if it never loaded.
 All policies serve the same traces and may fill a batch with any waiting jobs of its model, as ours does.
 """

@@ -1,4 +1,4 @@
-"""Which lane is next when models have to be loaded: a load earns a turn, on both ledgers."""
+"""Who else comes along, and which lane is next when models have to be loaded; on both ledgers."""
 
 from __future__ import annotations
 
@@ -72,3 +72,36 @@ def test_a_job_given_back_has_waited_since_then(world: World) -> None:
     world.one(lane=COLD)
     world.clock.advance(11)
     assert lane_of_next(world, holds_s=20) == COLD
+
+
+def test_riders_take_turns_as_leaders_do(world: World) -> None:
+    world.submit(200, tenant="large")
+    world.publish(world.claimed(max_rows=8))
+    small = {world.one(tenant=f"t{number:02}") for number in range(20)}
+    claims = [world.claimed(max_rows=8) for _ in range(3)]
+    assert {job.id for jobs in claims for job in jobs} >= small
+
+
+def test_riders_of_a_better_class_go_first(world: World) -> None:
+    leader = world.one(priority=Priority.INTERACTIVE)
+    bulk = world.one(tenant="bert", priority=Priority.BULK)
+    standard = world.one(tenant="cora")
+    assert [job.id for job in world.claimed(max_rows=2)] == [leader, standard]
+    assert [job.id for job in world.claimed(max_rows=2)] == [bulk]
+
+
+def test_a_rider_may_stand_behind_a_job_of_another_key(world: World) -> None:
+    leader = world.one(tenant="anna", batch_key="a")
+    other = world.one(tenant="bert", batch_key="b")
+    behind = world.one(tenant="bert", batch_key="a")
+    assert [job.id for job in world.claimed(max_rows=2)] == [leader, behind]
+    assert [job.id for job in world.claimed(max_rows=2)] == [other]
+
+
+def test_who_comes_on_board_late_takes_turns_too(world: World) -> None:
+    world.submit(50, tenant="large")
+    claim = world.claim(max_rows=1)
+    assert claim is not None
+    small = world.one(tenant="small")
+    more = world.ledger.top_up("w1", claim, 2, lease_s=LEASE_S)
+    assert small in [job.id for job in more]
