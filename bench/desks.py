@@ -44,19 +44,19 @@ class VirtualClock:
                 self._client.set(CLOCK_KEY, now_ms)
 
 
-def redis_desk(client: redis.Redis, models: Mapping[str, SimModel], *, timed: bool = False) -> LedgerDesk:
+def redis_desk(client: redis.Redis, models: Mapping[str, SimModel], *, busy: float = 0.0) -> LedgerDesk:
     """Return a desk on an empty Redis: the production ledger, but for its clock."""
     client.flushdb()
     ledger = RedisLedger(client, clock=VIRTUAL_TIME)
-    return LedgerDesk(ledger, VirtualClock(client), models, timed=timed)
+    return LedgerDesk(ledger, VirtualClock(client), models, busy=busy)
 
 
 class LedgerDesk:
     """Our own way: the worker's offers, the ledger's moves.
 
     `passed_over_s` tells how long each model's lane waited at most between two claims, `took_s` how long the
-    moves took in truth. With `timed`, the moves take virtual time as well: each as long as it really took,
-    one after the other, as if Redis did nothing else from a call's first byte to its last.
+    moves took in truth. With `busy`, the moves take virtual time as well: an answer comes as long after a
+    call as it really did, and for this share of that time Redis can do nothing else. 0: they take no time.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class LedgerDesk:
         clock: VirtualClock,
         models: Mapping[str, SimModel],
         *,
-        timed: bool = False,
+        busy: float = 0.0,
     ) -> None:
         self.took_s: dict[str, list[float]] = {}
         self.passed_over_s: dict[str, float] = {}
         self._ledger = ledger
         self._clock = clock
-        self._timed = timed
-        self._free_s = 0.0
+        self._busy = busy
+        self._free_s = self._answered_s = 0.0
         self._jobs: dict[str, SimJob] = {}
         self._held: dict[str, dict[str, int]] = {}
         self._waiting: Counter[str] = Counter()
@@ -156,7 +156,7 @@ class LedgerDesk:
 
     def answered_s(self, now_s: float) -> float:
         """Return when the last call was answered."""
-        return max(now_s, self._free_s) if self._timed else now_s
+        return max(now_s, self._answered_s) if self._busy else now_s
 
     def _take(self, worker: str, jobs: Iterable[Claimed]) -> list[SimJob]:
         taken = {job.id: job.attempt for job in jobs}
@@ -174,7 +174,8 @@ class LedgerDesk:
         answer = call()
         took_s = time.perf_counter() - began
         self.took_s.setdefault(move, []).append(took_s)
-        self._free_s = max(now_s, self._free_s) + took_s
+        began_s = max(now_s, self._free_s)
+        self._free_s, self._answered_s = began_s + took_s * self._busy, began_s + took_s
         return answer
 
 
