@@ -236,6 +236,10 @@ class WorkerResource(Resource):
     loaded: list[LoadedResource] = []
     unavailable: dict[str, str] = {}
     memory_bytes: int = Field(0, description="Budget of loaded models")
+    longest_lane_wait_s: float = Field(
+        0.0,
+        description="For how long it may pass over a lane with waiting jobs, by the loads and runs it knows",
+    )
     running: list[str] = []
     started_at: datetime
     jobs_done: int = 0

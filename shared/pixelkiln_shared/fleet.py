@@ -82,7 +82,8 @@ class WorkerInfo(BaseModel):
 
     `models` and `lanes` are what it serves, `resident` the models loaded now and `loaded` what they cost,
     `unavailable` those that did not load when they were last tried, with the reason, `running` the jobs it
-    holds. `memory_bytes` is its budget for loaded models. `tallies` are by model id.
+    holds. `memory_bytes` is its budget for loaded models. `tallies` are by model id. `longest_lane_wait_s`
+    bounds how long it passes over a lane with waiting jobs, by the loads and runs it knows so far.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -98,6 +99,7 @@ class WorkerInfo(BaseModel):
     loaded: tuple[LoadedModel, ...] = ()
     unavailable: dict[str, str] = {}
     memory_bytes: int = 0
+    longest_lane_wait_s: float = 0.0
     running: tuple[str, ...] = ()
     jobs_done: int = 0
     busy_share: float = 0.0

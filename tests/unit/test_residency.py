@@ -52,6 +52,33 @@ def test_a_model_is_loaded_once_and_its_load_time_told_once() -> None:
     assert second.load_ms == 0
 
 
+def test_what_is_asked_for_most_stays() -> None:
+    residency = Residency(CARD, load)
+    residency.use(entry("a"))
+    residency.ran("a", rows=8, run_s=0.5)
+    residency.use(entry("b"))
+    residency.ran("b", rows=1, run_s=2.0)
+    residency.use(entry("c"))
+    assert residency.resident == ("a", "c")
+    assert residency.runs_s == {"a": 0.5, "b": 2.0}
+
+
+def test_the_longest_batch_is_remembered() -> None:
+    residency = Residency(CARD, load)
+    for run_s in (0.5, 2.0, 1.0):
+        residency.ran("a", rows=1, run_s=run_s)
+    assert residency.runs_s == {"a": 2.0}
+
+
+def test_the_newest_load_is_told() -> None:
+    residency = Residency(CARD, load)
+    assert residency.last_load.holds_s is None
+    residency.use(entry("a"))
+    took_s = residency.last_load.took_s
+    assert took_s == residency.loads_s["a"] > 0
+    assert residency.last_load.ago_s < 60
+
+
 def test_the_least_recently_used_makes_room() -> None:
     residency = Residency(CARD, load)
     a, b = residency.use(entry("a")).model, residency.use(entry("b")).model

@@ -315,6 +315,7 @@ def test_the_report_names_what_is_held(house: House) -> None:
     house.life.report()
     [info] = house.fleet.workers()
     assert (info.id, info.state, info.lanes, info.running) == ("w1", "starting", (LANE,), (job.id,))
+    assert info.longest_lane_wait_s == 10.0  # no load and no run is known yet
 
 
 def test_a_deaf_process_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,7 @@ def _offers(shop: Workshop) -> list[LaneOffer]:
         shop.lanes,
         resident=house.resident,
         load_s=house.load_s,
+        last_load=house.last_load,
         resting=house.resting,
         size=sizes.offer,
     )
@@ -251,8 +252,9 @@ def _run_model(shop: Workshop, batch: Batch, works: list[Work]) -> None:
     with telemetry.shares.running(), shop.turns.running(key):
         shop.compute.run(in_use.model, works, key=key, make_room=make_room)
     batch.metrics["run_ms"] = _ms_since(began)
-    rows = sum(work.job.spec.rows for work in works)
-    telemetry.batch(batch.entry.id, rows, batch.metrics["run_ms"] / 1_000)
+    rows, run_s = sum(work.job.spec.rows for work in works), batch.metrics["run_ms"] / 1_000
+    shop.residency.ran(batch.entry.id, rows=rows, run_s=run_s)
+    telemetry.batch(batch.entry.id, rows, run_s)
     telemetry.ran(batch.claim.lane, _measured(batch, works))
 
 

@@ -217,6 +217,7 @@ class Lifecycle:
                 loaded=tuple(_told(model) for model in shop.residency.residents),
                 unavailable=shop.residency.unavailable,
                 memory_bytes=shop.device.memory_bytes,
+                longest_lane_wait_s=round(shop.longest_lane_wait_s, 1),
                 running=tuple(job.id for job in shop.held.jobs()),
                 jobs_done=shop.telemetry.totals().jobs_done,
                 busy_share=round(shop.thread.busy_s / max(shop.thread.up_s, 1e-3), 4),

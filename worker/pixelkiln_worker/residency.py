@@ -1,4 +1,4 @@
-"""Which models are loaded: those nobody waits for make room first, under the device's memory budget.
+"""Which models are loaded: those nobody waits for or asks for make room first, under the memory budget.
 
 Only the device thread calls `use`, so the model that runs is never the one that is evicted.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -16,7 +16,7 @@ import structlog
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_worker import families
-from pixelkiln_worker.choices import leaving
+from pixelkiln_worker.choices import Demand, LastLoad, by_worth, leaving
 from pixelkiln_worker.device import Device, Poisoned, is_out_of_memory, is_poisoned
 from pixelkiln_worker.families.contract import Load, Model
 
@@ -78,6 +78,9 @@ class Residency:
         self._load_s: dict[str, float] = {}
         self._footprints: dict[str, int] = {}
         self._failures: dict[str, _Failure] = {}
+        self._last_load: tuple[float, float] | None = None  # when it ended, how long it took
+        self._demand = Demand()
+        self._run_s: dict[str, float] = {}
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -109,6 +112,27 @@ class Residency:
     def load_s(self, model_id: str) -> float:
         """Return how long loading took the last time, in seconds; 0 when never loaded."""
         return self._load_s.get(model_id, 0.0)
+
+    @property
+    def loads_s(self) -> Mapping[str, float]:
+        """How long each model took to load the last time; safe from every thread."""
+        return self._load_s.copy()
+
+    @property
+    def runs_s(self) -> Mapping[str, float]:
+        """The longest batch of each model so far, in seconds; safe from every thread."""
+        return self._run_s.copy()
+
+    @property
+    def last_load(self) -> LastLoad:
+        """The newest load; safe from every thread."""
+        last = self._last_load
+        return LastLoad() if last is None else LastLoad(ago_s=time.monotonic() - last[0], took_s=last[1])
+
+    def ran(self, model_id: str, *, rows: int, run_s: float) -> None:
+        """Learn from a batch that ran: what is asked for stays, and how long a batch may take."""
+        self._demand.note(model_id, rows, time.monotonic())
+        self._run_s[model_id] = max(run_s, self._run_s.get(model_id, 0.0))
 
     def resting(self, model_id: str) -> bool:
         """Whether loading failed so lately that its jobs should be left to others, where there are any."""
@@ -151,6 +175,7 @@ class Residency:
         model, footprint_bytes = self._open(entry)
         took_s = time.monotonic() - began
         self._load_s[entry.id], self._footprints[entry.id] = took_s, footprint_bytes
+        self._last_load = (began + took_s, took_s)
         self._models[entry.id] = model
         self._failures.pop(entry.id, None)
         log.info("model loaded", model=entry.id, load_s=round(took_s, 3), bytes=footprint_bytes)
@@ -208,9 +233,10 @@ class Residency:
         self, needed_bytes: int, *, keep: str | None = None, waiting: Collection[str] = ()
     ) -> None:
         """Unload what must go; a model larger than the budget by itself is served alone."""
+        order = by_worth(self._models, demand=self._demand, load_s=self.load_s, now_s=time.monotonic())
         gone = list(
             leaving(
-                {name: self._footprints[name] for name in self._models},
+                {name: self._footprints[name] for name in order},
                 needed_bytes=needed_bytes,
                 budget_bytes=self._device.memory_bytes,
                 keep=keep,

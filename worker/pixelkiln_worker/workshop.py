@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.ledger.contract import Ledger
 from pixelkiln_shared.storage.contract import Storage
-from pixelkiln_worker import inputs
+from pixelkiln_worker import choices, inputs
 from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.device import Device, DeviceThread
 from pixelkiln_worker.held import Held, HeldJob
@@ -56,3 +56,9 @@ class Workshop:
     hush_soon: Callable[[], None]
     draining: threading.Event
     end_poisoned: Callable[[Sequence[HeldJob]], None]
+
+    @property
+    def longest_lane_wait_s(self) -> float:
+        """A bound for how long a lane with waiting jobs is passed over here, by what is known so far."""
+        models = {lane: entry.id for lane, entry in self.lanes.items()}
+        return choices.longest_wait_s(models, self.residency.loads_s, self.residency.runs_s)

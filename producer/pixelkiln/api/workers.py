@@ -39,6 +39,7 @@ def shown(info: WorkerInfo) -> WorkerResource:
         loaded=[LoadedResource(**one.model_dump()) for one in info.loaded],
         unavailable=info.unavailable,
         memory_bytes=info.memory_bytes,
+        longest_lane_wait_s=info.longest_lane_wait_s,
         running=list(info.running),
         started_at=info.started_at,
         jobs_done=info.jobs_done,

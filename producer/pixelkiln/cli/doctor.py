@@ -171,6 +171,10 @@ def _api(client: Client) -> Iterator[Finding]:
     yield Finding(
         "workers", state, f"{len(ready)} of {len(workers)} ready{f' on {devices}' if devices else ''}"
     )
+    for worker in ready:
+        if len(worker.models) > 1:
+            longest = f"a lane waits at most {worker.longest_lane_wait_s:.0f} s for its turn"
+            yield Finding("workers", "ok", f"{worker.id}: {longest}, by the loads and runs known so far")
     models = client.models()
     idle = [model.id for model in models if not model.ready_workers]
     served = len(models) - len(idle)

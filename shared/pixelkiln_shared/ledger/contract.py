@@ -97,12 +97,17 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LaneOffer:
-    """A lane a worker serves: how many rows fit, whether its model is loaded, how long it may wait."""
+    """A lane a worker serves: how many rows fit, whether its model is loaded, how long it may wait.
+
+    `holds_s`, for a loaded model: while the lane's next job has waited at least so long, no overdue lane
+    makes another model load. None: it never keeps one from that.
+    """
 
     lane: str
     max_rows: int
     resident: bool = True
     max_wait_s: float = 10.0
+    holds_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,9 +238,11 @@ class Ledger(Protocol):
         """Take the next batch among the lanes offered, or None when nothing may be taken.
 
         Lane: one that waited beyond its `max_wait_s` first (longest first), then resident lanes, then the
-        rest; among equals the better class, then the older job. In a lane: class (a lower one at least once
-        in eight), tenant least served, oldest; then riders of the same batch key while rows fit. A suspect
-        runs alone: only a worker that holds nothing is given one, and while it holds one, nothing else.
+        rest; among equals the better class, then the older job. While a resident lane holds (`LaneOffer`),
+        nobody counts as overdue whose model would have to be loaded. In a lane: class (a lower one at least
+        once in eight), tenant least served, oldest; then riders of the same batch key while rows fit. A
+        suspect runs alone: only a worker that holds nothing is given one, and while it holds one, nothing
+        else.
         """
         ...
 

@@ -125,7 +125,9 @@ class RedisLedger(LedgerReader):
         """
         arguments: list[str | int] = []
         for offer in offers:
-            arguments += [offer.lane, offer.max_rows, int(offer.resident), milliseconds(offer.max_wait_s)]
+            holds_ms = -1 if offer.holds_s is None else round(offer.holds_s * 1_000)
+            arguments += [offer.lane, offer.max_rows, int(offer.resident)]
+            arguments += [milliseconds(offer.max_wait_s), holds_ms]
         with self._lock:
             unanswered = self._unanswered.pop(worker, [])
             token = unanswered.pop() if unanswered else secrets.token_hex(8)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.ledger.contract import Claim, Claimed, LaneOffer
 from pixelkiln_shared.ledger.scripts import RESERVATION_MS, SUSPECT_PATIENCE_MS
-from pixelkiln_shared.testing.lanes import Job, Lane
+from pixelkiln_shared.testing.lanes import CLASSES, Job, Lane
 from pixelkiln_shared.testing.records import MemoryRecords, atomic
 
 
@@ -43,8 +43,11 @@ class MemoryClaims(MemoryRecords):
         chosen = [offer for offer in offers if offer.lane in self._lanes]
         if held and any(self._must_drain(self._lanes[offer.lane], worker) for offer in chosen):
             return None
+        hold = any(map(self._holds, chosen))
         ranked = sorted(
-            (rank, at) for at, offer in enumerate(chosen) if (rank := self._rank(offer, empty=not held))
+            (rank, at)
+            for at, offer in enumerate(chosen)
+            if (rank := self._rank(offer, empty=not held, hold=hold))
         )
         if not ranked:
             return None
@@ -62,7 +65,8 @@ class MemoryClaims(MemoryRecords):
         else:
             jobs = [lane.leader()]
             self._take(jobs[0], worker, lease_s)
-            jobs += self._take_riders(offer, jobs[0], worker, lease_s)
+            room = offer.max_rows - jobs[0].new.rows
+            jobs += self._take_riders(offer.lane, jobs[0].new.batch_key, room, worker, lease_s)
         return Claim(
             lane=offer.lane,
             batch_key=jobs[0].new.batch_key,
@@ -70,22 +74,48 @@ class MemoryClaims(MemoryRecords):
             suspect=jobs[0].suspect,
         )
 
-    def _take_riders(self, offer: LaneOffer, leader: Job, worker: str, lease_s: float) -> list[Job]:
-        room = offer.max_rows - leader.new.rows
-        lane = self._lanes.get(offer.lane)
-        riders = lane.riders(leader.new.batch_key, room) if lane else []
-        for rider in riders:
+    def _take_riders(self, name: str, batch_key: str, room: int, worker: str, lease_s: float) -> list[Job]:
+        """Take riders by class and turn, then the oldest, while they fit."""
+        lane, riders = self._lanes.get(name), list[Job]()
+        if lane is None:
+            return riders
+        several = sum(len(turns.served) for turns in lane.turns.values()) > 1
+        looks = 2 * room if several else 0
+        for priority in CLASSES:
+            at = 0
+            while room > 0 and looks > 0:
+                rider, found = lane.rider(batch_key, room, priority, at)
+                if not found:
+                    break
+                looks -= 1
+                if rider is None:
+                    at += 1
+                    continue
+                self._take(rider, worker, lease_s)
+                riders.append(rider)
+                room -= rider.new.rows
+        for rider in lane.riders(batch_key, room):
             self._take(rider, worker, lease_s)
+            riders.append(rider)
         return riders
 
-    def _rank(self, offer: LaneOffer, *, empty: bool) -> tuple[float, bool, int, int] | None:
+    def _holds(self, offer: LaneOffer) -> bool:
+        """Whether the lane's next job has waited so long that no other model is loaded before it has run."""
+        head = self._lanes[offer.lane].first()
+        if head is None or not offer.resident or offer.holds_s is None:
+            return False
+        since = head.created_at if head.queued_at is None else head.queued_at
+        return round(self._clock() - since, 3) >= round(offer.holds_s, 3)
+
+    def _rank(self, offer: LaneOffer, *, empty: bool, hold: bool) -> tuple[float, bool, int, int] | None:
         """Order lanes: overdue (longest first), resident, better class, older job; smallest first."""
         lane = self._lanes[offer.lane]
         best = lane.best(with_suspects=empty)
         if best is None:
             return None
         waited = self._clock() - lane.since
-        return (-waited if waited > offer.max_wait_s else 1.0, not offer.resident, *best)
+        overdue = waited > offer.max_wait_s and (offer.resident or not hold)
+        return (-waited if overdue else 1.0, not offer.resident, *best)
 
     def _reserved(self, name: str) -> str | None:
         lane = self._lanes[name]
@@ -114,12 +144,9 @@ class MemoryClaims(MemoryRecords):
     @atomic
     def top_up(self, worker: str, claim: Claim, max_rows: int, *, lease_s: float) -> tuple[Claimed, ...]:
         """Take more jobs of the claim's batch key, at most `max_rows` further rows; none for a suspect."""
-        lane = self._lanes.get(claim.lane)
-        if lane is None or claim.suspect or any(job.suspect for job in self._held(worker)):
+        if claim.suspect or any(job.suspect for job in self._held(worker)):
             return ()
-        riders = lane.riders(claim.batch_key, max_rows)
-        for rider in riders:
-            self._take(rider, worker, lease_s)
+        riders = self._take_riders(claim.lane, claim.batch_key, max_rows, worker, lease_s)
         return tuple(map(self._claimed, riders))
 
     def _claimed(self, job: Job) -> Claimed:

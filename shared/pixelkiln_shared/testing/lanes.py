@@ -55,9 +55,13 @@ class Turns:
         if score > self.clock:
             self.debts[tenant] = score
 
+    def ranked(self) -> list[str]:
+        """Return the active tenants, those served least first."""
+        return sorted(self.served, key=lambda name: (self.served[name], name))
+
     def next(self) -> str:
         """Return the tenant served least and move the clock to it."""
-        tenant = min(self.served, key=lambda name: (self.served[name], name))
+        tenant = self.ranked()[0]
         self.clock = self.served[tenant]
         self.debts = {name: score for name, score in self.debts.items() if score > self.clock}
         return tenant
@@ -112,6 +116,10 @@ class Lane:
         waiting = [*map(self.of_class, CLASSES), self.suspects()]
         return [jobs[0] for jobs in waiting if jobs]
 
+    def first(self) -> Job | None:
+        """Return the oldest job of the best class that waits, suspects aside."""
+        return next((waiting[0] for priority in CLASSES if (waiting := self.of_class(priority))), None)
+
     def best(self, *, with_suspects: bool) -> tuple[int, int] | None:
         """Return place and sequence of the best possible leader; suspects are the last place."""
         for place, priority in enumerate(CLASSES):
@@ -142,6 +150,15 @@ class Lane:
         tenant = self.turns[priority].next()
         return next(job for job in self.of_class(priority) if job.new.tenant == tenant)
 
+    def rider(self, batch_key: str, room: int, priority: Priority, at: int) -> tuple[Job | None, bool]:
+        """Return the first job of the tenant at place `at` of a class if it may ride; and if there is one."""
+        turns = self.turns.get(priority)
+        if turns is None or at >= len(turns.served):
+            return None, False
+        tenant = turns.ranked()[at]
+        job = next(job for job in self.of_class(priority) if job.new.tenant == tenant)
+        return (job if job.new.batch_key == batch_key and job.new.rows <= room else None), True
+
     def riders(self, batch_key: str, room: int) -> list[Job]:
         """Return waiting jobs of a batch key, oldest first, as far as they fit into `room` rows."""
         alike = [job for job in self.jobs if not job.suspect and job.new.batch_key == batch_key]
@@ -162,9 +179,8 @@ class Lane:
         for priority in CLASSES:
             peers = self.of_class(priority)
             if priority is job.new.priority:
-                mine, served = self.of_tenant(job), self.turns[priority].served
-                ranked = sorted(served, key=lambda name: (served[name], name))
-                rounds = mine.index(job) * len(served) + ranked.index(job.new.tenant)
+                mine, ranked = self.of_tenant(job), self.turns[priority].ranked()
+                rounds = mine.index(job) * len(ranked) + ranked.index(job.new.tenant)
                 behind = len(mine) - mine.index(job) - 1
                 ahead = min(rounds, len(peers) - 1 - behind)
                 return Ahead(jobs=before + ahead, work=work + _share(peers, ahead))

@@ -325,6 +325,8 @@ def test_doctor_tells_what_is_there_and_what_is_not(api, pixelkiln, monkeypatch,
     assert states["workers"] == "fail"
     api.serve("generate.toyworld")
     assert pixelkiln("doctor", "--data", tmp_path / "none").exit_code == 0
+    api.serve("generate.toyworld", "segment.toyworld-classes", longest_lane_wait_s=42.4)
+    assert "a lane waits at most 42 s" in pixelkiln("doctor", "--data", tmp_path / "none").stdout
 
 
 def test_models_workers_and_stats_are_listed(api, pixelkiln):

@@ -1,4 +1,5 @@
--- ARGV: worker, token of this call, lease_ms; then per lane offered: lane, max_rows, resident (0/1), max_wait_ms.
+-- ARGV: worker, token of this call, lease_ms; then per lane offered: lane, max_rows, resident (0/1), max_wait_ms,
+-- holds_ms (-1: never).
 -- Returns {lane, batch_key, suspect, id, attempt, rows, spec, waited, ...}, or false when nothing may be taken.
 local worker, token, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local held = call("HGETALL", K.held .. worker)
@@ -29,8 +30,17 @@ local function must_drain(lane)
   return true
 end
 
+-- Whether the next job of a lane has waited so long that no other model is loaded before it has run.
+local function holds(lane, class, holds_ms)
+  if holds_ms <= 0 then return holds_ms == 0 end
+  local tenant = call("ZRANGE", K.heads .. lane .. ":" .. class, 0, 0)[1]
+  local head = call("ZRANGE", K.queue .. lane .. ":" .. class .. ":" .. tenant, 0, 0)[1]
+  local times = call("HMGET", K.job .. head, "queued_at", "created_at")
+  return now - (times[1] or times[2]) >= holds_ms
+end
+
 -- What a lane has for this worker: the best class and its oldest job, how long the lane was passed over.
-local function look(lane, max_rows, resident, max_wait_ms)
+local function look(lane, max_rows, resident, max_wait_ms, holds_ms)
   local counts = waiting_in(lane)
   local suspects = empty_handed and counts[4] or 0
   local offer = {lane = lane, max_rows = max_rows, counts = counts, suspects = suspects, resident = resident}
@@ -38,6 +48,7 @@ local function look(lane, max_rows, resident, max_wait_ms)
     if counts[place] > 0 then
       offer.place = place
       offer.sequence = tonumber(call("ZRANGE", K.heads .. lane .. ":" .. class, 0, 0, "WITHSCORES")[2])
+      offer.holds = resident and holds(lane, class, holds_ms)
       break
     end
   end
@@ -59,16 +70,23 @@ local function better(a, b)
 end
 
 local function choose_lane()
-  local best, for_me
-  for at = 4, #ARGV, 4 do
+  local offers, for_me, held = {}, nil, false
+  for at = 4, #ARGV, 5 do
     local lane = ARGV[at]
-    local offer = look(lane, tonumber(ARGV[at + 1]), ARGV[at + 2] == "1", tonumber(ARGV[at + 3]))
+    local offer = look(lane, tonumber(ARGV[at + 1]), ARGV[at + 2] == "1", tonumber(ARGV[at + 3]),
+      tonumber(ARGV[at + 4]))
     if empty_handed then
       if offer and offer.suspects > 0 and reserved(lane) == worker then for_me = offer end
     elseif waiting_in(lane)[4] > 0 and must_drain(lane) then
       return nil
     end
-    if offer and (not best or better(offer, best)) then best = offer end
+    held = held or (offer and offer.holds)
+    offers[#offers + 1] = offer
+  end
+  local best
+  for _, offer in ipairs(offers) do
+    if held and not offer.resident then offer.overdue = -1 end
+    if not best or better(offer, best) then best = offer end
   end
   return for_me or best, for_me ~= nil
 end

@@ -112,17 +112,37 @@ local function take(job, worker, lease_ms, token)
   announce(job)
 end
 
--- Takes riders of a batch key, oldest first, while they fit; jobs too large for the room left are passed over.
+local function active_tenants(lane)
+  local sum = 0
+  for _, class in ipairs(CLASSES) do sum = sum + call("ZCARD", K.tenants .. lane .. ":" .. class) end
+  return sum
+end
+
+-- Takes riders of a batch key while they fit: first by class and turn, so that who has one job is not behind who
+-- has thousands; then oldest first, for jobs that stand behind one of another key. Jobs too large for the room left
+-- are passed over, and the looks are counted: a claim's work has a bound.
 local function take_riders(taken, lane, batch_key, room, worker, lease_ms, token)
+  local function ride(job)
+    take(job, worker, lease_ms, token .. ":" .. #taken + 1)
+    taken[#taken + 1] = job
+    room = room - job.rows
+  end
+  local looks = active_tenants(lane) > 1 and 2 * room or 0
+  for _, class in ipairs(CLASSES) do
+    local at = 0
+    while room > 0 and looks > 0 do
+      local tenant = call("ZRANGE", K.tenants .. lane .. ":" .. class, at, at)[1]
+      if not tenant then break end
+      looks = looks - 1
+      local job = read_job(call("ZRANGE", K.queue .. lane .. ":" .. class .. ":" .. tenant, 0, 0)[1])
+      if job.batch_key == batch_key and job.rows <= room then ride(job) else at = at + 1 end
+    end
+  end
   if room <= 0 then return end
   for _, id in ipairs(call("ZRANGE", batch_set(lane, batch_key), 0, 2 * room - 1)) do
     local job = read_job(id)
-    if job.rows <= room then
-      take(job, worker, lease_ms, token .. ":" .. #taken + 1)
-      taken[#taken + 1] = job
-      room = room - job.rows
-      if room == 0 then return end
-    end
+    if job.rows <= room then ride(job) end
+    if room == 0 then return end
   end
 end
 
