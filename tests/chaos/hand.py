@@ -8,11 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import TypeVar, cast
+
+import redis
 
 from pixelkiln_shared import keys
 from pixelkiln_shared.bells import queue_key
+from pixelkiln_shared.errors import RedisUnavailable
 from pixelkiln_shared.keys import LedgerKey
+from pixelkiln_shared.ledger.contract import MAX_STRIKES
 from tests.chaos.clients import Traffic
 from tests.chaos.proxy import Mode
 from tests.chaos.schedule import Fault, Kind
@@ -71,14 +75,17 @@ class Hand:
     # ----------------------------------------------------------------------------------------------- faults
 
     def _worker_group(self, fault: Fault) -> None:
-        launcher = _chosen([one for one in self._stage.launchers if one.children()], fault)
+        spared = self._spared()
+        alive = [one for one in self._stage.launchers if one.children()]
+        launcher = _chosen([one for one in alive if spared.isdisjoint(one.children())], fault)
         children = launcher.children()
         launcher.kill()
         for pid in children:
             _kill(pid)
 
     def _worker_device(self, fault: Fault) -> None:
-        _kill(_chosen(self._stage.device_pids(), fault))
+        spared = self._spared()
+        _kill(_chosen([pid for pid in self._stage.device_pids() if pid not in spared], fault))
 
     def _redis_kill(self, fault: Fault) -> None:
         with self._redis_lock:
@@ -120,11 +127,32 @@ class Hand:
 
     def _busy(self) -> list[int] | None:
         """The device processes that hold jobs right now."""
+        holding, spared = self._holding(), self._spared()
+        busy = [pid for pid in self._stage.device_pids() if holding.get(pid) and pid not in spared]
+        return busy or None
+
+    def _spared(self) -> set[int]:
+        """The processes that hold a job with two strikes: a third by mere chance would look like unfair blame."""
+        client = self._stage.client
+        with suppress(redis.RedisError):
+            return {
+                pid
+                for pid, ids in self._holding().items()
+                if any(
+                    int(client.hget(LedgerKey.JOB + name, "strikes") or 0) >= MAX_STRIKES - 1 for name in ids
+                )
+            }
+        return set()
+
+    def _holding(self) -> dict[int, list[str]]:
+        """Which process holds which jobs; empty while Redis is away."""
         stage = self._stage
-        with suppress(Exception):
-            held = {info.pid for info in stage.fleet.workers() if stage.client.hlen(LedgerKey.HELD + info.id)}
-            return [pid for pid in stage.device_pids() if pid in held] or None
-        return None
+        with suppress(redis.RedisError, RedisUnavailable):
+            return {
+                info.pid: list(cast(list[str], stage.client.hkeys(LedgerKey.HELD + info.id)))
+                for info in stage.fleet.workers()
+            }
+        return {}
 
     def _reaper(self) -> int | None:
         """The process that holds the sweep's lock; a worker's id is `host-pid-random`."""
