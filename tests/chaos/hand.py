@@ -15,8 +15,11 @@ import redis
 from pixelkiln_shared import keys
 from pixelkiln_shared.bells import queue_key
 from pixelkiln_shared.errors import RedisUnavailable
+from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.keys import LedgerKey
+from pixelkiln_shared.ledger import redis_client
 from pixelkiln_shared.ledger.contract import MAX_STRIKES
+from pixelkiln_shared.settings import Settings
 from tests.chaos.clients import Traffic
 from tests.chaos.proxy import Mode
 from tests.chaos.schedule import Fault, Kind
@@ -26,6 +29,7 @@ T = TypeVar("T")
 
 LANE = "generate.stub"
 _AIM_S = 5.0  # so long is waited for a target: a POST under way, a holder of the lock
+_GLANCE_S = 0.3  # a frozen Redis must not put a kill off
 _REDIS_DOWN_S = 0.5
 _SPOILING = [mode for mode in Mode if mode is not Mode.PASS]
 
@@ -48,6 +52,9 @@ class Hand:
             Kind.MUTE: self._mute,
             Kind.LINK: self._link,
         }
+        settings = Settings(redis_url=stage.redis_url, redis_timeout_s=_GLANCE_S)
+        self._client = redis_client(settings)
+        self._fleet = Fleet(self._client)
         self._redis_lock = threading.Lock()
         self.missed = 0
 
@@ -62,6 +69,7 @@ class Hand:
             threads.append(thread)
         for thread in threads:
             thread.join()
+        self._client.close()
 
     def _strike(self, fault: Fault) -> None:
         history = self._traffic.history
@@ -117,7 +125,7 @@ class Hand:
         until = time.monotonic() + fault.lasts_s
         while time.monotonic() < until:
             with suppress(Exception):
-                self._stage.client.delete(queue_key(LANE))
+                self._client.delete(queue_key(LANE))
             time.sleep(0.01)
 
     def _link(self, fault: Fault) -> None:
@@ -132,32 +140,27 @@ class Hand:
         return busy or None
 
     def _spared(self) -> set[int]:
-        """The processes that hold a job with two strikes: a third by mere chance would look like unfair blame."""
-        client = self._stage.client
+        """Who holds a job with two strikes: a third by mere chance would look like unfair blame."""
         with suppress(redis.RedisError):
-            return {
-                pid
-                for pid, ids in self._holding().items()
-                if any(
-                    int(client.hget(LedgerKey.JOB + name, "strikes") or 0) >= MAX_STRIKES - 1 for name in ids
-                )
-            }
+            return {pid for pid, ids in self._holding().items() if any(map(self._struck_twice, ids))}
         return set()
+
+    def _struck_twice(self, job_id: str) -> bool:
+        strikes = cast(str | None, self._client.hget(LedgerKey.JOB + job_id, "strikes"))
+        return int(strikes or 0) >= MAX_STRIKES - 1
 
     def _holding(self) -> dict[int, list[str]]:
         """Which process holds which jobs; empty while Redis is away."""
-        stage = self._stage
+        found: dict[int, list[str]] = {}
         with suppress(redis.RedisError, RedisUnavailable):
-            return {
-                info.pid: list(cast(list[str], stage.client.hkeys(LedgerKey.HELD + info.id)))
-                for info in stage.fleet.workers()
-            }
-        return {}
+            for info in self._fleet.workers():
+                found[info.pid] = cast(list[str], self._client.hkeys(LedgerKey.HELD + info.id))
+        return found
 
     def _reaper(self) -> int | None:
         """The process that holds the sweep's lock; a worker's id is `host-pid-random`."""
         with suppress(Exception):
-            holder = self._stage.client.get(keys.REAP_LOCK)
+            holder = self._client.get(keys.REAP_LOCK)
             pid = int(str(holder).split("-")[-2]) if holder else 0
             return pid if pid in self._stage.device_pids() else None
         return None
