@@ -23,12 +23,13 @@ from pixelkiln_shared.settings import Settings
 from tests.chaos.clients import Traffic
 from tests.chaos.proxy import Mode
 from tests.chaos.schedule import Fault, Kind
-from tests.chaos.stage import Stage
+from tests.chaos.stage import Server, Stage
 
 T = TypeVar("T")
 
 LANE = "generate.stub"
 _AIM_S = 5.0  # so long is waited for a target: a POST under way, a holder of the lock
+_LOOK_S = 0.0005  # a POST takes a few milliseconds
 _GLANCE_S = 0.3  # a frozen Redis must not put a kill off
 _REDIS_DOWN_S = 0.5
 _SPOILING = [mode for mode in Mode if mode is not Mode.PASS]
@@ -83,17 +84,14 @@ class Hand:
     # ----------------------------------------------------------------------------------------------- faults
 
     def _worker_group(self, fault: Fault) -> None:
-        spared = self._spared()
-        alive = [one for one in self._stage.launchers if one.children()]
-        launcher = _chosen([one for one in alive if spared.isdisjoint(one.children())], fault)
+        launcher = _chosen(_aimed(self._launchers), fault)
         children = launcher.children()
         launcher.kill()
         for pid in children:
             _kill(pid)
 
     def _worker_device(self, fault: Fault) -> None:
-        spared = self._spared()
-        _kill(_chosen([pid for pid in self._stage.device_pids() if pid not in spared], fault))
+        _kill(_chosen(_aimed(self._devices), fault))
 
     def _redis_kill(self, fault: Fault) -> None:
         with self._redis_lock:
@@ -133,11 +131,21 @@ class Hand:
         time.sleep(fault.lasts_s)
         self._stage.link.mode = Mode.PASS
 
+    def _launchers(self) -> list[Server] | None:
+        """The launchers that have a worker which may be killed."""
+        spared = self._spared()
+        alive = [one for one in self._stage.launchers if one.children()]
+        return [one for one in alive if spared.isdisjoint(one.children())] or None
+
+    def _devices(self) -> list[int] | None:
+        """The device processes that may be killed."""
+        spared = self._spared()
+        return [pid for pid in self._stage.device_pids() if pid not in spared] or None
+
     def _busy(self) -> list[int] | None:
-        """The device processes that hold jobs right now."""
-        holding, spared = self._holding(), self._spared()
-        busy = [pid for pid in self._stage.device_pids() if holding.get(pid) and pid not in spared]
-        return busy or None
+        """Those of them that hold jobs right now."""
+        holding = self._holding()
+        return [pid for pid in self._devices() or [] if holding.get(pid)] or None
 
     def _spared(self) -> set[int]:
         """Who holds a job with two strikes: a third by mere chance would look like unfair blame."""
@@ -183,5 +191,5 @@ def _aimed(look: Callable[[], T | None]) -> T:
         found = look()
         if found is not None:
             return found
-        time.sleep(0.0005)
+        time.sleep(_LOOK_S)
     raise TimeoutError("no target")
