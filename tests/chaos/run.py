@@ -85,14 +85,14 @@ def _play(
     for client in clients:
         client.thread.start()
     hand.strike_all()
-    if made.s3 is not None:
-        made.s3.share = 0.0
     struck = time.monotonic()
     while time.monotonic() < struck + size.settle_s:
         if all(client.sent_all for client in clients) and _all_ended(made):
             break
         time.sleep(0.5)
     settled_s = time.monotonic() - struck
+    if made.s3 is not None:
+        made.s3.share = 0.0
     traffic.over.set()
     until = time.monotonic() + LAST_LOOK_S
     for client in clients:
