@@ -8,20 +8,29 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import TypeVar, cast
+
+import redis
 
 from pixelkiln_shared import keys
 from pixelkiln_shared.bells import queue_key
+from pixelkiln_shared.errors import RedisUnavailable
+from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.keys import LedgerKey
+from pixelkiln_shared.ledger import redis_client
+from pixelkiln_shared.ledger.contract import MAX_STRIKES
+from pixelkiln_shared.settings import Settings
 from tests.chaos.clients import Traffic
 from tests.chaos.proxy import Mode
 from tests.chaos.schedule import Fault, Kind
-from tests.chaos.stage import Stage
+from tests.chaos.stage import Server, Stage
 
 T = TypeVar("T")
 
 LANE = "generate.stub"
 _AIM_S = 5.0  # so long is waited for a target: a POST under way, a holder of the lock
+_LOOK_S = 0.0005  # a POST takes a few milliseconds
+_GLANCE_S = 0.3  # a frozen Redis must not put a kill off
 _REDIS_DOWN_S = 0.5
 _SPOILING = [mode for mode in Mode if mode is not Mode.PASS]
 
@@ -44,6 +53,9 @@ class Hand:
             Kind.MUTE: self._mute,
             Kind.LINK: self._link,
         }
+        settings = Settings(redis_url=stage.redis_url, redis_timeout_s=_GLANCE_S)
+        self._client = redis_client(settings)
+        self._fleet = Fleet(self._client)
         self._redis_lock = threading.Lock()
         self.missed = 0
 
@@ -58,6 +70,7 @@ class Hand:
             threads.append(thread)
         for thread in threads:
             thread.join()
+        self._client.close()
 
     def _strike(self, fault: Fault) -> None:
         history = self._traffic.history
@@ -71,14 +84,14 @@ class Hand:
     # ----------------------------------------------------------------------------------------------- faults
 
     def _worker_group(self, fault: Fault) -> None:
-        launcher = _chosen([one for one in self._stage.launchers if one.children()], fault)
+        launcher = _chosen(_aimed(self._launchers), fault)
         children = launcher.children()
         launcher.kill()
         for pid in children:
             _kill(pid)
 
     def _worker_device(self, fault: Fault) -> None:
-        _kill(_chosen(self._stage.device_pids(), fault))
+        _kill(_chosen(_aimed(self._devices), fault))
 
     def _redis_kill(self, fault: Fault) -> None:
         with self._redis_lock:
@@ -110,7 +123,7 @@ class Hand:
         until = time.monotonic() + fault.lasts_s
         while time.monotonic() < until:
             with suppress(Exception):
-                self._stage.client.delete(queue_key(LANE))
+                self._client.delete(queue_key(LANE))
             time.sleep(0.01)
 
     def _link(self, fault: Fault) -> None:
@@ -118,18 +131,44 @@ class Hand:
         time.sleep(fault.lasts_s)
         self._stage.link.mode = Mode.PASS
 
+    def _launchers(self) -> list[Server] | None:
+        """The launchers that have a worker which may be killed."""
+        spared = self._spared()
+        alive = [one for one in self._stage.launchers if one.children()]
+        return [one for one in alive if spared.isdisjoint(one.children())] or None
+
+    def _devices(self) -> list[int] | None:
+        """The device processes that may be killed."""
+        spared = self._spared()
+        return [pid for pid in self._stage.device_pids() if pid not in spared] or None
+
     def _busy(self) -> list[int] | None:
-        """The device processes that hold jobs right now."""
-        stage = self._stage
-        with suppress(Exception):
-            held = {info.pid for info in stage.fleet.workers() if stage.client.hlen(LedgerKey.HELD + info.id)}
-            return [pid for pid in stage.device_pids() if pid in held] or None
-        return None
+        """Those of them that hold jobs right now."""
+        holding = self._holding()
+        return [pid for pid in self._devices() or [] if holding.get(pid)] or None
+
+    def _spared(self) -> set[int]:
+        """Who holds a job with two strikes: a third by mere chance would look like unfair blame."""
+        with suppress(redis.RedisError):
+            return {pid for pid, ids in self._holding().items() if any(map(self._struck_twice, ids))}
+        return set()
+
+    def _struck_twice(self, job_id: str) -> bool:
+        strikes = cast(str | None, self._client.hget(LedgerKey.JOB + job_id, "strikes"))
+        return int(strikes or 0) >= MAX_STRIKES - 1
+
+    def _holding(self) -> dict[int, list[str]]:
+        """Which process holds which jobs; empty while Redis is away."""
+        found: dict[int, list[str]] = {}
+        with suppress(redis.RedisError, RedisUnavailable):
+            for info in self._fleet.workers():
+                found[info.pid] = cast(list[str], self._client.hkeys(LedgerKey.HELD + info.id))
+        return found
 
     def _reaper(self) -> int | None:
         """The process that holds the sweep's lock; a worker's id is `host-pid-random`."""
         with suppress(Exception):
-            holder = self._stage.client.get(keys.REAP_LOCK)
+            holder = self._client.get(keys.REAP_LOCK)
             pid = int(str(holder).split("-")[-2]) if holder else 0
             return pid if pid in self._stage.device_pids() else None
         return None
@@ -152,5 +191,5 @@ def _aimed(look: Callable[[], T | None]) -> T:
         found = look()
         if found is not None:
             return found
-        time.sleep(0.0005)
+        time.sleep(_LOOK_S)
     raise TimeoutError("no target")

@@ -30,6 +30,7 @@ class Outcome:
     seed: int
     size: Size
     mutant: str
+    commit: str
     folder: Path
     verdict: Verdict
     struck: dict[str, int]
@@ -47,7 +48,7 @@ def longest_s(size: Size) -> float:
 
 def perform(seed: int, size: Size, *, mutant: str = "", folder: Path | None = None) -> Outcome:
     """Run it. The folder (`build/chaos/...` when left out) keeps history, logs and Redis's file."""
-    began = time.monotonic()
+    began, running = time.monotonic(), commit()
     folder = folder or FOLDER / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-seed-{seed}{mutant and '-' + mutant}"
     folder.mkdir(parents=True)
     faults = schedule(seed, size)
@@ -61,6 +62,7 @@ def perform(seed: int, size: Size, *, mutant: str = "", folder: Path | None = No
             seed=seed,
             size=size,
             mutant=mutant,
+            commit=running,
             folder=folder,
             verdict=verdict,
             struck=_struck(entries),
@@ -85,14 +87,14 @@ def _play(
     for client in clients:
         client.thread.start()
     hand.strike_all()
-    if made.s3 is not None:
-        made.s3.share = 0.0
     struck = time.monotonic()
     while time.monotonic() < struck + size.settle_s:
         if all(client.sent_all for client in clients) and _all_ended(made):
             break
         time.sleep(0.5)
     settled_s = time.monotonic() - struck
+    if made.s3 is not None:
+        made.s3.share = 0.0
     traffic.over.set()
     until = time.monotonic() + LAST_LOOK_S
     for client in clients:
@@ -117,7 +119,7 @@ def facts(outcome: Outcome) -> dict[str, Any]:
     verdict = outcome.verdict
     return {
         "seed": outcome.seed,
-        "commit": commit(),
+        "commit": outcome.commit,
         "date": datetime.now(UTC).date().isoformat(),
         "clean": verdict.clean,
         "mutant": outcome.mutant,
@@ -137,7 +139,7 @@ def facts(outcome: Outcome) -> dict[str, Any]:
 def table(outcome: Outcome) -> str:
     """Return the result as a table in Markdown."""
     verdict = outcome.verdict
-    rows = [("seed", outcome.seed), ("commit", commit()), *verdict.figures.items()]
+    rows = [("seed", outcome.seed), ("commit", outcome.commit), *verdict.figures.items()]
     rows += [(f"fault: {kind}", outcome.struck.get(kind, 0)) for kind in Kind]
     s3 = f"{outcome.s3_faults} of {outcome.s3_calls}" if outcome.s3_calls else "no S3 server: skipped"
     rows += [("S3 calls failed", s3), ("faults without a target", outcome.missed)]

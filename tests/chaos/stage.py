@@ -104,7 +104,8 @@ class Stage:
         self.s3 = _s3_proxy(seed, size.s3_share)
         self.bucket = f"pixelkiln-chaos-{secrets.token_hex(6)}"
         self.url = ""
-        self.client = redis_client(Settings(redis_url=self._redis_url(self._redis_port)))
+        self.redis_url = self._redis_url(self._redis_port)
+        self.client = redis_client(Settings(redis_url=self.redis_url))
         self.ledger = RedisLedger(self.client)
         self.fleet = Fleet(self.client)
         self.storage = self._storage()

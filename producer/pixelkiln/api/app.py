@@ -86,7 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _services(settings: Settings) -> Services:
     secret = settings.secret.get_secret_value().encode() or secrets.token_bytes(32)
-    client = redis_client(settings)
+    client = redis_client(settings, impatient=True)
     fleet = FleetCache(Fleet(client))
     ledger = open_ledger(settings, client=client)
     storage = open_storage(settings, secret=secret)

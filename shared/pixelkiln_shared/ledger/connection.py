@@ -16,6 +16,7 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
+from pixelkiln_shared.ledger.silence import ImpatientRedis
 from pixelkiln_shared.settings import Settings
 
 HEALTH_CHECK_S = 15  # an idle connection is tried before it is used again: half-open TCP costs one time limit
@@ -41,10 +42,15 @@ def redis_errors() -> Iterator[None]:
         raise
 
 
-def redis_client(settings: Settings) -> redis.Redis:
-    """Return a client for threads; it connects when first used. Text in, text out."""
+def redis_client(settings: Settings, *, impatient: bool = False) -> redis.Redis:
+    """Return a client for threads; it connects when first used. Text in, text out.
+
+    Args:
+        impatient: answer callers at once while Redis is silent, instead of letting each wait (`silence.py`).
+    """
     retry = redis.retry.Retry(_backoff(), RETRIES, supported_errors=(RedisConnectionError,))
-    return redis.Redis.from_url(settings.redis_url, retry=retry, **_options(settings))
+    made = ImpatientRedis if impatient else redis.Redis
+    return made.from_url(settings.redis_url, retry=retry, **_options(settings))
 
 
 def async_redis_client(settings: Settings) -> redis.asyncio.Redis:
