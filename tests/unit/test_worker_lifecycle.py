@@ -16,8 +16,9 @@ import redis
 from PIL import Image
 
 from pixelkiln_shared import keys, pictures
-from pixelkiln_shared.catalogue import Catalogue
+from pixelkiln_shared.catalogue import Catalogue, ModelEntry
 from pixelkiln_shared.costs import Cost, Costs, Measured
+from pixelkiln_shared.errors import ModelUnavailable
 from pixelkiln_shared.events import stream_of
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.jobs import JobSpec, Status
@@ -29,6 +30,8 @@ from pixelkiln_shared.testing.storage import MemoryStorage
 from pixelkiln_worker import lifecycle
 from pixelkiln_worker.compute import Compute, Run
 from pixelkiln_worker.device import Device, DeviceThread
+from pixelkiln_worker.families.contract import Model
+from pixelkiln_worker.firing import fire
 from pixelkiln_worker.held import Gone, Held, HeldJob
 from pixelkiln_worker.lifecycle import Lifecycle, Ringer
 from pixelkiln_worker.recall import Recall
@@ -65,6 +68,9 @@ class House:
     redis_url: str
     ends: list[str]
 
+    def put(self, spec: JobSpec) -> bool:
+        return bool(self.ledger.submit([new_job(spec)]).ids)
+
     def hold(self, *specs: JobSpec) -> list[HeldJob]:
         self.ledger.submit([new_job(spec) for spec in specs])
         claim = self.ledger.claim("w1", [LaneOffer(lane=LANE, max_rows=8)], lease_s=15)
@@ -75,7 +81,7 @@ class House:
 @pytest.fixture
 def house(redis_url: str) -> Iterator[House]:
     clock = Clock()
-    ledger, bells, turns = MemoryLedger(clock), MemoryBells(), Turns()
+    ledger, bells, turns, telemetry = MemoryLedger(clock), MemoryBells(), Turns(), Telemetry()
     lanes = {LANE: Catalogue.load(stub=True).lanes[LANE]}
     codes: list[int] = []
     ends: list[str] = []
@@ -90,11 +96,11 @@ def house(redis_url: str) -> Iterator[House]:
             recall=Recall(MemoryStorage()),
             device=CPU,
             thread=DeviceThread(),
-            residency=Residency(CPU),
+            residency=Residency(CPU, on_load=telemetry.loaded),
             compute=Compute(turns.progress, CPU.free_caches),
             turns=turns,
             held=Held(ledger),
-            telemetry=Telemetry(),
+            telemetry=telemetry,
             hands=hands,
             fetchers=hands,
             encoding=threading.Semaphore(2),
@@ -393,3 +399,53 @@ def test_a_worker_that_leaves_tells_what_its_last_batches_cost(house: House) -> 
     house.life.stop()
     with redis.Redis.from_url(house.redis_url, decode_responses=True) as client:
         assert Costs(client).known() == {LANE: Cost(work_s=0.002)}
+
+
+def test_jobs_of_a_model_that_no_worker_can_load_are_told_so_at_once(house: House) -> None:
+    def missing(entry: ModelEntry, device: Device) -> Model:
+        raise ModelUnavailable("no weights")
+
+    house.shop.residency._load = missing
+    ids = [spec.id for spec in (stub_spec(steps=steps) for steps in range(1, 6)) if house.put(spec)]
+    fire(house.shop)
+    assert fire(house.shop) == "nothing waits"  # the model rests: another worker may have it
+    house.life.report()
+    while fire(house.shop) != "nothing waits":
+        pass
+    assert {house.ledger.get(name).status for name in ids} == {Status.FAILED}
+
+
+def test_jobs_wait_while_another_worker_may_load_the_model(house: House) -> None:
+    def missing(entry: ModelEntry, device: Device) -> Model:
+        raise ModelUnavailable("no weights")
+
+    house.life.report()
+    [info] = house.fleet.workers()
+    house.fleet.report(info.model_copy(update={"id": "w2"}))
+    house.shop.residency._load = missing
+    for steps in (1, 2):
+        house.put(stub_spec(steps=steps))
+    fire(house.shop)
+    house.life.report()
+    assert fire(house.shop) == "nothing waits"
+    assert house.ledger.counts("tests")[Status.QUEUED] == 1
+
+
+def test_the_report_tells_how_the_device_spent_its_time_and_what_each_model_did(house: House) -> None:
+    house.life.ready()
+    house.put(stub_spec(device_ms=30))
+    fire(house.shop)
+    house.life.report()
+    [info] = house.fleet.workers()
+    tally = info.tallies["stub"]
+    assert (tally.loads, tally.batches, tally.rows, tally.succeeded, tally.pictures) == (1, 1, 1, 1, 1)
+    assert tally.max_batch == 8
+    assert tally.run_s >= 0.03
+    assert info.device_time.busy_s >= 0.03
+    assert info.device_time.load_s > 0
+
+
+def test_the_models_that_have_jobs_waiting_are_learned_from_the_ringer(house: House) -> None:
+    house.put(stub_spec())
+    house.life._ringer.ring()
+    assert house.shop.telemetry.waiting == {"stub"}
