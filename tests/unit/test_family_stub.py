@@ -29,6 +29,9 @@ class Steps:
     def step(self, step: int, steps: int) -> None:
         self.seen.append((step, steps))
 
+    def left(self) -> Sequence[int]:
+        return ()
+
     def previews_due(self) -> Sequence[int]:
         return self.due
 
