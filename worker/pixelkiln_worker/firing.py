@@ -261,7 +261,7 @@ def _run_model(shop: Workshop, batch: Batch, works: list[Work]) -> None:
 def _measured(batch: Batch, works: list[Work]) -> Measured:
     """What the lane's cost is learned from: a batch of which every job ran to its end; every load."""
     load_s = batch.metrics["load_ms"] / 1_000 or None
-    if not all(isinstance(work.outcome, Outcome) for work in works):
+    if not all(isinstance(work.outcome, Outcome) and work.job.wanted for work in works):
         return Measured(load_s=load_s)
     work_done = sum(work.job.spec.work for work in works)
     return Measured(seconds=batch.metrics["run_ms"] / 1_000, work=work_done, batches=1, load_s=load_s)
