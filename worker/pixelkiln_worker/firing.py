@@ -196,10 +196,10 @@ def _fill_up(shop: Workshop, batch: Batch) -> None:
 def _top_up(shop: Workshop, batch: Batch, rows: int) -> None:
     try:
         more = shop.ledger.top_up(shop.worker_id, batch.claim, rows, lease_s=shop.lease_s)
+        late = shop.held.take(more)
     except Unavailable:
         return
     shop.telemetry.claimed(batch.entry.id, [job.waited_s for job in more])
-    late = shop.held.take(more)
     batch.jobs += late
     _start_fetching(shop, batch, late)
     batch.boarding.wait()
