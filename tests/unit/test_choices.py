@@ -109,6 +109,7 @@ def test_a_lane_is_offered_with_the_rows_it_can_use() -> None:
         LANES,
         resident=(),
         load_s=lambda _: 0.0,
+        last_load=LastLoad(),
         resting=lambda _: False,
         size=lambda lane, limit: limit // 2 if lane == "generate.b" else limit,
     )
