@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from pixelkiln_shared.events import stream_of
+from pixelkiln_shared.fleet import DeviceTime, ModelTally
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.kinds import Role
 from pixelkiln_shared.previews import Previews
@@ -60,6 +61,43 @@ def test_only_the_bad_job_of_a_batch_fails(stack: Stack) -> None:
     stack.start()
     records = stack.until(ids)
     assert [record.status.value for record in records] == ["succeeded", "failed", "succeeded", "failed"]
+
+
+def test_seven_of_eight_succeed_when_one_breaks_their_batch(stack: Stack) -> None:
+    words = [f"hill {number}" for number in range(7)]
+    ids = stack.submit(*(stub_spec(word, device_ms=20) for word in (*words[:3], "[fail=batch]", *words[3:])))
+    worker = stack.start()
+    records = stack.until(ids)
+    assert [record.status for record in records].count(Status.SUCCEEDED) == 7
+    assert records[3].status is Status.FAILED
+    assert {result_of(r).metrics["batch_size"] for r in records if r.status is Status.SUCCEEDED} == {8}
+    assert {record.attempt for record in records} == {1}
+
+    def told() -> ModelTally | None:
+        [info] = [info for info in stack.fleet.workers() if info.id == worker.id]
+        tally = info.tallies.get("stub")
+        return tally if tally is not None and tally.succeeded + tally.failed == 8 else None
+
+    tally = wait_for(told, 10, "the worker's figures never came")
+    assert (tally.batches, tally.rows, tally.succeeded, tally.failed, tally.pictures) == (1, 8, 7, 1, 7)
+
+
+def test_the_device_time_of_a_worker_adds_up(stack: Stack) -> None:
+    stack.start()
+    ready_at = time.monotonic()
+    time.sleep(1)
+    submitted_at = time.monotonic()
+    stack.submit(stub_spec(device_ms=500))
+
+    def told() -> DeviceTime | None:
+        [info] = stack.fleet.workers()
+        return info.device_time if info.device_time.busy_s >= 0.5 else None
+
+    spent = wait_for(told, 10, "the worker's figures never came")
+    all_s = spent.busy_s + spent.load_s + spent.idle_waiting_s + spent.idle_no_work_s
+    assert submitted_at - ready_at + 0.5 <= all_s
+    assert all_s <= time.monotonic() - ready_at + 10  # it was ready a little before we saw it
+    assert spent.idle_no_work_s > spent.idle_waiting_s
 
 
 def test_a_job_too_large_for_the_memory_fails_with_advice_and_the_worker_lives(stack: Stack) -> None:

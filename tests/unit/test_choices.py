@@ -94,3 +94,23 @@ def test_a_worker_tells_its_bound_from_what_it_knows_of_its_models() -> None:
         assert shop.longest_lane_wait_s == SHORTEST_MAX_WAIT_S  # nothing known: no load, no run
         shop.residency.ran("a", rows=1, run_s=3.0)
         assert shop.longest_lane_wait_s == SHORTEST_MAX_WAIT_S + 3 * 3.0
+
+
+def test_models_with_jobs_waiting_leave_last() -> None:
+    room = {"needed_bytes": 0, "budget_bytes": 50}
+    footprints = {"a": 40, "b": 40, "c": 40}
+    assert list(leaving(footprints, waiting={"a"}, **room)) == ["b", "c"]
+    assert list(leaving(footprints, waiting={"b"}, keep="c", **room)) == ["a", "b"]
+    assert list(leaving(footprints, waiting=footprints, **room)) == ["a", "b"]
+
+
+def test_a_lane_is_offered_with_the_rows_it_can_use() -> None:
+    offered = offers(
+        LANES,
+        resident=(),
+        load_s=lambda _: 0.0,
+        last_load=LastLoad(),
+        resting=lambda _: False,
+        size=lambda lane, limit: limit // 2 if lane == "generate.b" else limit,
+    )
+    assert [one.max_rows for one in offered] == [8, 4, 8]

@@ -29,6 +29,9 @@ class Steps:
     def step(self, step: int, steps: int) -> None:
         self.seen.append((step, steps))
 
+    def left(self) -> Sequence[int]:
+        return ()
+
     def previews_due(self) -> Sequence[int]:
         return self.due
 
@@ -98,3 +101,9 @@ def test_previews_are_given_where_they_are_due_and_only_between_steps(stub: Mode
     quick = Steps(due=[0])
     stub.run([Task(spec=stub_spec(steps=1, device_ms=0, per_item_ms=0))], quick)
     assert quick.previews == []
+
+
+def test_rows_beyond_the_knee_take_longer(stub: Model) -> None:
+    began = time.monotonic()
+    outcomes(stub, *(stub_spec(str(i), device_ms=1, per_item_ms=1, knee=2, knee_ms=60) for i in range(4)))
+    assert time.monotonic() - began >= 0.125

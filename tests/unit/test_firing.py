@@ -3,132 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pixelkiln_shared.catalogue import Catalogue, ModelEntry
+from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import ModelUnavailable
-from pixelkiln_shared.jobs import JobSpec, Result, Status
+from pixelkiln_shared.jobs import Result, Status
 from pixelkiln_shared.keys import new_id
-from pixelkiln_shared.kinds import Kind, Role
-from pixelkiln_shared.ledger.contract import Record
-from pixelkiln_shared.testing.ledger import MemoryLedger
-from pixelkiln_shared.testing.storage import MemoryStorage
-from pixelkiln_worker import firing, imaging
+from pixelkiln_shared.kinds import Role
+from pixelkiln_worker import imaging
 from pixelkiln_worker.device import Device
-from pixelkiln_worker.families.contract import Outcome, Picture, Segment, Segmentation, Task, Watch
+from pixelkiln_worker.families.contract import Outcome, Task, Watch
 from pixelkiln_worker.firing import fire
 from pixelkiln_worker.held import Gone, HeldJob
-from pixelkiln_worker.workshop import Workshop
-from tests.worker_processes import TENANT, new_job, stub_spec, wait_for
-from tests.workshops import workshop
-
-CPU = Device(name="cpu", kind="cpu", memory_bytes=10**9, dtype_name="float32", threads=1)
-RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
-
-
-def paint(batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
-    watch.step(1, 1)
-    return [_outcome(task) for task in batch]
-
-
-def _outcome(task: Task) -> Outcome:
-    if task.image is None:
-        return Outcome(pictures=(Picture(pixels=RED, seed=task.spec.input["seed"]),))
-    ids = np.ones(task.image.shape[:2], np.uint16)
-    return Outcome(segmentation=Segmentation(ids=ids, segments=(Segment(id=1, label="all", category=1),)))
-
-
-@dataclass
-class Brush:
-    """A model whose `run` the test sets; `batches` are the prompts it was handed."""
-
-    run_batch: Callable[[Sequence[Task], Watch], list[Outcome | Exception]] = paint
-    batches: list[list[str]] = field(default_factory=list)
-    images: list[Any] = field(default_factory=list)
-    footprint_bytes: int = 0
-    identity: dict[str, Any] = field(default_factory=lambda: {"revision": "r1"})
-    max_rows: int = 8
-
-    def run(self, batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
-        self.batches.append([task.spec.input.get("prompt", "") for task in batch])
-        self.images += [task.image for task in batch]
-        return self.run_batch(batch, watch)
-
-    def close(self) -> None:
-        pass
-
-
-@dataclass
-class House:
-    """A workshop, with a handle on each of its parts."""
-
-    ledger: MemoryLedger
-    storage: MemoryStorage
-    brush: Brush
-    shop: Workshop
-    rung: list[int]
-
-    def submit(self, *specs: JobSpec) -> list[str]:
-        self.ledger.submit([new_job(spec) for spec in specs])
-        return [spec.id for spec in specs]
-
-    def run(self, *specs: JobSpec) -> list[Record]:
-        ids = self.submit(*specs)
-        fire(self.shop)
-        return [self.ledger.get(name) for name in ids]
+from tests.firing_houses import (
+    RED,
+    Brush,
+    House,
+    code_of,
+    firing_house,
+    in_background,
+    outcome_of,
+    paint,
+    roles,
+    segment_spec,
+    stored,
+)
+from tests.worker_processes import TENANT, stub_spec, wait_for
 
 
 @pytest.fixture
 def house() -> Iterator[House]:
-    brush, rung = Brush(), []
-    catalogue = Catalogue.load(stub=True)
-    lanes = {lane: catalogue.lanes[lane] for lane in ("generate.stub", "segment.classical-otsu")}
-
-    def load(entry: ModelEntry, device: Device) -> Brush:
-        return brush
-
-    with workshop(lanes, load, lambda: rung.append(1)) as (shop, ledger, storage):
-        yield House(ledger, storage, brush, shop, rung)
-
-
-def in_background(work: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
-
-
-def stored(house: House, key: str = "t/uploads/u1") -> dict[str, Any]:
-    """Put a picture into the store; return the reference to it."""
-    data = imaging.png_of(RED)
-    house.storage.put(key, data, media_type="image/png")
-    return {"object": key, "sha256": hashlib.sha256(data).hexdigest(), "width": 8, "height": 8}
-
-
-def unloadable(entry: ModelEntry, device: Device) -> Brush:
-    raise ModelUnavailable("no weights")
-
-
-def segment_spec(image: dict[str, Any]) -> JobSpec:
-    return JobSpec(
-        id=new_id("job"), kind=Kind.SEGMENT, model="classical-otsu", tenant=TENANT, input={"image": image}
-    )
-
-
-def code_of(record: Record) -> str:
-    return str(json.loads(record.error or "{}").get("code"))
-
-
-def roles(record: Record) -> list[Role]:
-    return [artifact.role for artifact in Result.model_validate_json(record.result or "").artifacts]
+    with firing_house() as house:
+        yield house
 
 
 # ------------------------------------------------------------------------------------------------ the way
@@ -167,113 +79,6 @@ def test_more_jobs_than_a_batch_holds_stay_waiting(house: House) -> None:
     assert [record.status for record in records].count(Status.SUCCEEDED) == 8
     fire(house.shop)
     assert house.ledger.counts(TENANT)[Status.SUCCEEDED] == 10
-
-
-@contextmanager
-def occupied(house: House) -> Iterator[None]:
-    """Keep the device with a batch that seems about to end, so that the next firing claims at once."""
-    taken, done = threading.Event(), threading.Event()
-
-    def occupy() -> None:
-        with house.shop.turns.device_slot(), house.shop.turns.running("an earlier batch"):
-            house.shop.turns.progress(1, 1)
-            taken.set()
-            done.wait(10)
-
-    earlier = in_background(lambda: house.shop.thread.run(occupy))
-    assert taken.wait(5)
-    yield
-    done.set()
-    earlier.join(10)
-
-
-def until_running(house: House, name: str) -> None:
-    wait_for(lambda: house.ledger.get(name).status is Status.RUNNING or None, 5, "it was not claimed")
-
-
-def test_a_batch_that_waits_for_the_device_is_filled_up(house: House) -> None:
-    with occupied(house):
-        [first] = house.submit(stub_spec("first"))
-        fired = in_background(lambda: fire(house.shop))
-        until_running(house, first)
-        [second] = house.submit(stub_spec("second"))
-        until_running(house, second)
-    fired.join(10)
-    assert house.brush.batches == [["first", "second"]]
-
-
-def test_the_device_thread_asks_neither_ledger_nor_store(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def watched(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            by_thread.append((threading.current_thread().name, name))
-            return method(*args, **kwargs)
-
-        return call
-
-    by_thread: list[tuple[str, str]] = []
-    for part in (house.ledger, house.storage):
-        for name in ("claim", "top_up", "fail", "publish", "release", "get", "put"):
-            if hasattr(part, name):
-                monkeypatch.setattr(part, name, watched(name, getattr(part, name)))
-    with occupied(house):
-        first, *_ = house.submit(*(segment_spec(stored(house)) for _ in range(2)))
-        fired = in_background(lambda: fire(house.shop))
-        until_running(house, first)
-        [late] = house.submit(segment_spec(stored(house)))
-        until_running(house, late)
-    fired.join(10)
-    house.shop.residency._load = unloadable
-    house.run(stub_spec())
-    assert {"claim", "top_up", "fail", "publish", "get", "put"} <= {name for _, name in by_thread}
-    assert "device" not in {thread for thread, _ in by_thread}
-
-
-def test_a_store_that_hangs_during_a_top_up_does_not_hold_up_the_batch_that_is_ready(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hanging, freed = threading.Event(), threading.Event()
-    get = house.storage.get
-
-    def hang(key: str) -> bytes:
-        if "slow" in key:
-            hanging.set()
-            assert freed.wait(10)
-        return get(key)
-
-    monkeypatch.setattr(house.storage, "get", hang)
-    with occupied(house):
-        [ready] = house.submit(segment_spec(stored(house)))
-        fired = in_background(lambda: fire(house.shop))
-        until_running(house, ready)
-        [late] = house.submit(segment_spec(stored(house, "t/uploads/slow")))
-        assert hanging.wait(5)
-    fired.join(10)  # though the store hangs still
-    assert house.ledger.get(ready).status is Status.SUCCEEDED
-    assert house.ledger.get(late).status is Status.QUEUED
-    assert house.shop.held.jobs() == []
-    freed.set()
-    fire(house.shop)
-    assert (house.ledger.get(late).status, house.ledger.get(late).strikes) == (Status.SUCCEEDED, 0)
-    assert [len(batch) for batch in house.brush.batches] == [1, 1]
-
-
-def test_inputs_that_do_not_come_let_jobs_without_inputs_pass(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(firing, "LONG_FETCH_S", 0.05)
-    freed = threading.Event()
-    get = house.storage.get
-    monkeypatch.setattr(house.storage, "get", lambda key: get(key) if freed.wait(10) else b"")
-    [stuck] = house.submit(segment_spec(stored(house)))
-    waiting = in_background(lambda: fire(house.shop))
-    until_running(house, stuck)
-    [record] = house.run(stub_spec())
-    assert record.status is Status.SUCCEEDED
-    freed.set()
-    waiting.join(10)
-    assert house.ledger.get(stuck).status is Status.SUCCEEDED
 
 
 # -------------------------------------------------------------------------------------------------- inputs
@@ -409,7 +214,7 @@ def during(act: Callable[[], object]) -> Callable[[Sequence[Task], Watch], list[
         watch.step(1, 2)
         act()
         watch.step(2, 2)
-        return [_outcome(task) for task in batch]
+        return [outcome_of(task) for task in batch]
 
     return run
 

@@ -86,12 +86,6 @@ def test_what_is_at_hand_is_not_fetched(storage: Counted, recall: Recall) -> Non
     assert storage.gets == 0
 
 
-def test_nothing_is_fetched_while_the_device_waits(storage: Counted, recall: Recall) -> None:
-    recall.keep("t", Memory(key=KEY, data=b"numbers"))
-    assert recall.prepare(TASK, Elephant(), reading=False).memory == Memory(key=KEY)
-    assert storage.gets == 0
-
-
 def test_models_that_remember_nothing_are_asked_nothing(storage: Counted, recall: Recall) -> None:
     assert recall.prepare(TASK, None) is TASK
     assert recall.prepare(segment_task(None), Elephant()).memory is None

@@ -90,6 +90,22 @@ def test_the_least_recently_used_makes_room() -> None:
     assert (a.closed, b.closed) == (False, True)
 
 
+def test_a_model_nobody_waits_for_makes_room_before_one_with_jobs() -> None:
+    residency = Residency(CARD, load)
+    residency.use(entry("a"))
+    residency.use(entry("b"))
+    residency.use(entry("c"), waiting={"a", "c"})
+    assert residency.resident == ("a", "c")
+
+
+def test_loads_are_told_and_those_for_which_another_model_left() -> None:
+    told: list[tuple[str, bool]] = []
+    residency = Residency(CARD, load, lambda model, took_s, switched: told.append((model, switched)))
+    for name in ("a", "b", "b", "c", "a"):
+        residency.use(entry(name))
+    assert told == [("a", False), ("b", False), ("c", True), ("a", True)]
+
+
 def test_a_model_over_the_budget_is_served_alone() -> None:
     residency = Residency(CARD, load)
     residency.use(entry("a"))
@@ -117,6 +133,37 @@ def test_a_model_that_does_not_load_is_unavailable_and_rests() -> None:
     assert residency.resting("bad")
     assert not residency.resting("a")
     assert residency.use(entry("a")).model.footprint_bytes == 40
+
+
+def test_a_model_that_nobody_can_load_is_refused_without_trying_until_the_rest_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries: list[str] = []
+
+    def broken(entry: ModelEntry, device: Device) -> Block:
+        tries.append(entry.id)
+        raise OSError("a truncated file")
+
+    def fails(residency: Residency) -> None:
+        with pytest.raises(ModelUnavailable, match="bad did not load"):
+            residency.use(entry("bad"))
+
+    now = [1_000.0]
+    monkeypatch.setattr("pixelkiln_worker.residency.time.monotonic", lambda: now[0])
+    residency = Residency(CARD, broken)
+    fails(residency)
+    assert residency.nobody_loads({"bad"})
+    assert not residency.resting("bad")
+    for _ in range(3):
+        fails(residency)
+    assert tries == ["bad"]
+    assert not residency.nobody_loads({"bad"})  # nothing new
+    now[0] += 11
+    fails(residency)
+    assert tries == ["bad", "bad"]
+    assert not residency.resting("bad")  # as before: it fails at once for all who wait
+    residency.nobody_loads(set())  # another worker came
+    assert residency.resting("bad")
 
 
 def test_a_model_that_did_not_load_says_why_until_it_does() -> None:

@@ -51,10 +51,11 @@ class Bench:
         (lambda n: 0.040 + 0.005 * n, 8),  # a fixed part: the largest
         (lambda n: 1.0 * n, 1),  # no gain from company
         (lambda n: 0.0, 8),  # nothing to gain but fewer claims
-        (lambda n: 0.050 * n + 0.02 * max(0, n - 4) ** 2, 2),  # dearer beyond four; two cost nearly the same
+        (lambda n: 0.500 * n + 0.2 * max(0, n - 4) ** 2, 1),  # dearer beyond four, no gain below
+        (lambda n: 0.300 + 0.900 * n, 8),  # half the size would cost 4 % more
         (lambda n: 0.2 + 0.050 * n + 0.08 * max(0, n - 4) ** 2, 4),  # the bottom of a U
     ],
-    ids=["fixed and linear", "linear", "nothing", "bent", "U"],
+    ids=["fixed and linear", "linear", "nothing", "bent", "steep", "U"],
 )
 def test_the_smallest_size_about_as_cheap_as_the_best_is_learned(cost: Cost, size: int) -> None:
     bench = Bench(cost)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 
-from pixelkiln_worker.turns import Turns
+import pytest
+
+from pixelkiln_worker.turns import TOP_UP_S, Turns
 from tests.worker_processes import wait_for
 
 
@@ -93,3 +95,21 @@ def test_a_drain_ends_the_waiting() -> None:
 def _enter(turns: Turns, order: list[str]) -> None:
     with turns.next_slot():
         order.append("second")
+
+
+def test_a_batch_is_topped_up_as_late_as_fetching_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("pixelkiln_worker.turns.time.monotonic", lambda: now[0])
+    turns = Turns()
+    assert turns.until_last_call_s(0.1) == TOP_UP_S  # nothing is known of what runs
+    with turns.device_slot(), turns.running("a kind"):
+        turns.progress(1, 1)
+        now[0] += 1.0
+        turns.progress(1, 2)  # it ends at 102
+        assert turns.until_last_call_s(0.1) == pytest.approx(0.792)
+        now[0] = 101.8
+        assert turns.until_last_call_s(0.1) == 0.0
+        now[0] = 101.95
+        assert turns.until_last_call_s(0.1) == pytest.approx(0.1)  # too late, unless it takes longer
+        now[0] = 102.2
+        assert turns.until_last_call_s(0.1) == 0.0

@@ -57,6 +57,12 @@ class BatchWatch:
         if not self._jobs:
             raise JobCanceled
 
+    def left(self) -> Sequence[int]:
+        """See `families.contract.Watch`."""
+        if len(self._jobs) == len(self._all):
+            return ()
+        return [index for index, job in enumerate(self._all) if job not in self._jobs]
+
     def previews_due(self) -> Sequence[int]:
         """See `families.contract.Watch`: all jobs still wanted, at most once in `PREVIEW_S`."""
         now = time.monotonic()
@@ -110,7 +116,8 @@ class Compute:
             return
         began = time.monotonic()
         error = self._run_once(model, works)
-        if all(isinstance(work.outcome, Outcome) for work in works) and not works[0].job.spec.deterministic:
+        ran_whole = all(isinstance(work.outcome, Outcome) and work.job.wanted for work in works)
+        if ran_whole and not works[0].job.spec.deterministic:
             self.sizes.ran(key, _rows(works), time.monotonic() - began)
         # from here on the traceback is dropped: its frames hold the tensors that filled the memory
         if error is None:

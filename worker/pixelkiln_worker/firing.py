@@ -28,7 +28,7 @@ from pixelkiln_worker.encode import EncodedFile
 from pixelkiln_worker.families.contract import Outcome, Task
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.patience import Unwanted, insist
-from pixelkiln_worker.turns import NextSlot
+from pixelkiln_worker.turns import TOP_UP_S, NextSlot
 from pixelkiln_worker.workshop import Workshop
 
 log = structlog.get_logger(__name__)
@@ -183,19 +183,27 @@ def _fill_up(shop: Workshop, batch: Batch) -> None:
     """
     full = shop.compute.sizes.full(batch.claim.batch_key, batch.entry.limits.max_batch)
     fetching_s = batch.metrics["fetch_ms"] / 1_000
+    wait_s = shop.turns.until_last_call_s(fetching_s)
     while not batch.claim.suspect and batch.rows < full and not shop.draining.is_set():
-        if batch.boarding.wait_closed(shop.turns.until_last_call_s(fetching_s)):
+        if batch.boarding.wait_closed(wait_s):
             return
-        try:
-            more = shop.ledger.top_up(shop.worker_id, batch.claim, full - batch.rows, lease_s=shop.lease_s)
-        except Unavailable:
-            continue
-        shop.telemetry.claimed(batch.entry.id, [job.waited_s for job in more])
+        wait_s = shop.turns.until_last_call_s(fetching_s)
+        if wait_s == 0:
+            _top_up(shop, batch, full - batch.rows)
+            wait_s = TOP_UP_S
+
+
+def _top_up(shop: Workshop, batch: Batch, rows: int) -> None:
+    try:
+        more = shop.ledger.top_up(shop.worker_id, batch.claim, rows, lease_s=shop.lease_s)
         late = shop.held.take(more)
-        batch.jobs += late
-        _start_fetching(shop, batch, late)
-        batch.boarding.wait()
-        _give_back(shop, batch.boarding.missed())
+    except Unavailable:
+        return
+    shop.telemetry.claimed(batch.entry.id, [job.waited_s for job in more])
+    batch.jobs += late
+    _start_fetching(shop, batch, late)
+    batch.boarding.wait()
+    _give_back(shop, batch.boarding.missed())
 
 
 def _give_back(shop: Workshop, jobs: Sequence[HeldJob]) -> None:
@@ -261,7 +269,7 @@ def _run_model(shop: Workshop, batch: Batch, works: list[Work]) -> None:
 def _measured(batch: Batch, works: list[Work]) -> Measured:
     """What the lane's cost is learned from: a batch of which every job ran to its end; every load."""
     load_s = batch.metrics["load_ms"] / 1_000 or None
-    if not all(isinstance(work.outcome, Outcome) for work in works):
+    if not all(isinstance(work.outcome, Outcome) and work.job.wanted for work in works):
         return Measured(load_s=load_s)
     work_done = sum(work.job.spec.work for work in works)
     return Measured(seconds=batch.metrics["run_ms"] / 1_000, work=work_done, batches=1, load_s=load_s)

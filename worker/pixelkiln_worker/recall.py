@@ -32,16 +32,12 @@ class Recall:
         self._swept_at: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def prepare(self, task: Task, model: Model | None, *, reading: bool = True) -> Task:
-        """Return the task with what is kept of its picture, if the model is one that remembers.
-
-        Without `reading` only the key is worked out, and the storage is not asked.
-        """
+    def prepare(self, task: Task, model: Model | None) -> Task:
+        """Return the task with what is kept of its picture, if the model is one that remembers."""
         if task.image is None or not isinstance(model, Remembers):
             return task
         key = model.memory_key(task)
-        wanted = reading and not model.at_hand(key)
-        data = self._read(keys.embedding_key(task.spec.tenant, key)) if wanted else None
+        data = None if model.at_hand(key) else self._read(keys.embedding_key(task.spec.tenant, key))
         return replace(task, memory=Memory(key=key, data=data))
 
     def keep(self, tenant: str, memory: Memory | None) -> None:

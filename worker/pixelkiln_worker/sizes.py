@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-TOLERANCE = 0.05  # as much dearer a row may be in a smaller batch
+TOLERANCE = 0.02  # as much dearer a row may be in a smaller batch: beyond, throughput would pay for latency
 LOOKS = 3  # runs before a size is judged
 HOPELESS = 1.25  # so much dearer in a single run, it needs no second
 BATCH_S = 0.005  # what a batch costs beside the model: a claim, a few threads that wake

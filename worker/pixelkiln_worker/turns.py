@@ -16,8 +16,10 @@ from contextlib import contextmanager
 _WEIGHT = 0.3  # of the newest measurement in a running mean: a few batches settle it
 _KINDS_KEPT = 256  # batch keys whose run time is remembered
 _POLL_S = 0.05  # progress changes the forecast; looking twenty times a second is soon enough
+TOP_UP_S = 0.05  # between two top-ups of a batch that waits
 _SPARE_S = 0.02  # a thread may wake that much late on a busy machine
-_LAST_CALL_S = 0.01  # a batch that is ready is topped up that long before the device is free, at the latest
+_LAST_CALL_S = 0.008  # a batch that is ready is topped up so long before the device is free; fetching apart
+_TOO_LATE_S = 0.003  # what is asked for later than that would come when the batch is gone
 
 
 class NextSlot:
@@ -106,13 +108,15 @@ class Turns:
     def until_last_call_s(self, fetching_s: float) -> float:
         """Seconds until a batch that is ready should be topped up: as late as fetching its jobs allows.
 
-        Where that is past, or nothing is known of the run under way, soon again.
+        Past the last moment there is nothing to be had, until the run under way is long overdue.
         """
         began, expected_s = self._run_began, self._expected_s
         if began is None or expected_s is None:
-            return _POLL_S
-        wait_s = began + expected_s - 2 * fetching_s - _LAST_CALL_S - time.monotonic()
-        return wait_s if wait_s > 0 else _POLL_S
+            return TOP_UP_S
+        left_s = began + expected_s - time.monotonic()
+        if left_s > 2 * fetching_s + _LAST_CALL_S:
+            return left_s - 2 * fetching_s - _LAST_CALL_S
+        return max(0.0, left_s + TOP_UP_S) if left_s < fetching_s + _TOO_LATE_S else 0.0
 
     def _lead_s(self) -> float:
         """Seconds to wait before claiming; without a forecast, until the device is free."""

@@ -5,6 +5,7 @@ The libraries come first, all of them: they take most of the time, and nothing r
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Sequence
@@ -39,6 +40,9 @@ def begin(shop: Workshop, *, all_of_them: bool) -> list[ModelEntry]:
     for entry in entries:
         with suppress(Exception):  # what is wrong with it, loading says
             shop.thread.run(partial(families.family, entry))
+    # What imports made stays to the end. Left in, half a million objects were looked through in 0.3 s, every
+    # thread standing still, whenever a model made room or Python found it time.
+    gc.freeze()
     if entries:
         _load(shop, entries[0])
     return entries[1:]
@@ -72,6 +76,11 @@ def _room(shop: Workshop) -> bool:
 
 def _load(shop: Workshop, entry: ModelEntry) -> None:
     try:
-        shop.thread.run(partial(shop.residency.use, entry))
+        shop.thread.run(partial(_load_there, shop, entry))
     except ModelUnavailable as error:
         log.error("a model is not available", model=entry.id, error=error.message)
+
+
+def _load_there(shop: Workshop, entry: ModelEntry) -> None:
+    with shop.telemetry.shares.loading():
+        shop.residency.use(entry)

@@ -6,7 +6,7 @@ back pixels; everything else is the firing's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -106,6 +106,13 @@ class Watch(Protocol):
         """
         ...
 
+    def left(self) -> Collection[int]:
+        """Indices of the tasks that nobody wants any more; a model may drop them after a step, or run on.
+
+        Their outcomes are not looked at.
+        """
+        ...
+
     def previews_due(self) -> Sequence[int]:
         """Indices of the tasks that want a rough picture now; mostly empty."""
         ...
@@ -120,6 +127,10 @@ class Nobody:
 
     def step(self, step: int, steps: int) -> None:
         """Do nothing."""
+
+    def left(self) -> Collection[int]:
+        """Nobody left."""
+        return ()
 
     def previews_due(self) -> Sequence[int]:
         """Ask for none."""

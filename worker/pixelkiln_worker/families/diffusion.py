@@ -26,6 +26,7 @@ from pixelkiln_worker.device import Device
 from pixelkiln_worker.families import inpainting, schedulers
 from pixelkiln_worker.families.contract import Nobody, Outcome, Picture, Pixels, Task, Watch
 from pixelkiln_worker.families.inpainting import Cells, Mask
+from pixelkiln_worker.families.leaving import Leaving
 from pixelkiln_worker.families.loras import Loras
 from pixelkiln_worker.families.pipelines import Mode, Pipelines, open_folder, reads_masks
 from pixelkiln_worker.families.prompts import Reader
@@ -83,8 +84,8 @@ class Diffusion:
         made: list[list[Picture]] = [[] for _ in batch]
         details: list[dict[str, Any]] = [{} for _ in batch]
         for number, some in enumerate(passes):
-            images, detail = self._pass(some, shared, Progress(watch, number, len(passes)))
-            for row, image in zip(some, images, strict=True):
+            images, detail, places = self._pass(some, shared, Progress(watch, number, len(passes)))
+            for row, image in zip([some[place] for place in places], images, strict=True):
                 details[row.task] = detail
                 if np.isfinite(image).all():
                     made[row.task].append(Picture(pixels=_finished(row, image), seed=row.seed))
@@ -109,7 +110,7 @@ class Diffusion:
         if self._pipelines.has_companion:
             rows.append(_all_masked(row, shape))
         for one in rows:
-            images, _ = self._pass([one], shape, Progress(Nobody()))
+            images, *_ = self._pass([one], shape, Progress(Nobody()))
             if not np.isfinite(images).all():
                 raise weights.not_finite()
 
@@ -161,8 +162,8 @@ class Diffusion:
 
     def _pass(
         self, rows: Sequence[_Row], shared: Mapping[str, Any], progress: Progress
-    ) -> tuple[NDArray[np.floating], dict[str, Any]]:
-        """Run one forward pass; return NHWC in [0, 1], and what the results say of how it was made."""
+    ) -> tuple[NDArray[np.floating], dict[str, Any], list[int]]:
+        """Run one forward pass; return NHWC in [0, 1], how it was made, and which rows reached the end."""
         options = {k: v for k, v in (shared.get("options") or {}).items() if k in self._entry.options}
         adapter = str(options.get("lora", ""))
         pipe = self._pipelines.get(rows[0].mode, str(options.get("scheduler", "")), adapted=bool(adapter))
@@ -173,7 +174,10 @@ class Diffusion:
             lora = stack.enter_context(self._loras.active(pipe, adapter, scale))
             show_previews(pipe, progress, tasks, shared["width"], shared["height"])
             arguments = _arguments(rows, shared, generators)
-            arguments["callback_on_step_end"] = _on_step(progress, shared["steps"])
+            leaving = Leaving(pipe, progress.watch, tasks, generators)
+            arguments["callback_on_step_end"] = _on_step(progress, shared["steps"], leaving.after_step)
+            if leaving.inputs:
+                arguments["callback_on_step_end_tensor_inputs"] = list(leaving.inputs)
             if rows[0].mode is Mode.MASK:
                 rounds = int(options.get("rounds", self._rounds))
                 arguments |= self._mask_arguments(pipe, rows, arguments, progress, rounds, stack)
@@ -182,7 +186,7 @@ class Diffusion:
             images = pipe(**{k: v for k, v in arguments.items() if k in accepted}).images
         progress.done(shared["steps"])
         detail = {"mode": str(rows[0].mode), "scheduler": options.get("scheduler", self._pipelines.scheduler)}
-        return np.asarray(images), detail | ({"lora": lora} if lora else {})
+        return np.asarray(images), detail | ({"lora": lora} if lora else {}), leaving.places
 
     def _mask_arguments(
         self,

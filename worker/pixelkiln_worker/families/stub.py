@@ -1,7 +1,8 @@
 """A model that sleeps instead of computing: for benchmarks, chaos runs and tests (`PIXELKILN_STUB=1`).
 
-A batch of n rows takes `device_ms + per_item_ms * n`, spread over the job's `steps`. Its pictures depend on
-prompt, seed and size alone. What goes wrong on request:
+A batch of n rows takes `device_ms + per_item_ms * n`, spread over the job's `steps`; each row beyond `knee`,
+if that is given, `knee_ms` more, as on a device that is full. Its pictures depend on prompt, seed and size
+alone. What goes wrong on request:
 
     options.fail    error      only that job fails
                     batch      the whole batch raises, as a library does on one bad row
@@ -89,6 +90,7 @@ class StubModel:
         steps = int(leader.input.get("steps") or 1)
         rows = sum(task.spec.rows for task in batch)
         work_ms = _number(leader, "device_ms", DEVICE_MS) + _number(leader, "per_item_ms", PER_ITEM_MS) * rows
+        work_ms += _number(leader, "knee_ms", 0.0) * max(0.0, rows - _number(leader, "knee", rows))
         began = time.monotonic()
         for step in range(1, steps + 1):
             # against the start, not step by step: sleeping overshoots, and the overshoot must not add up
