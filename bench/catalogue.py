@@ -22,6 +22,8 @@ SHORT = {
 """What `make bench` runs, in minutes: id and module."""
 
 LONG: dict[str, str] = {
+    "p11": "p11_memory",
+    "p13": "p13_gpu",
     "moves": "moves",
 }
 """What only `make bench-full` runs besides."""

@@ -162,14 +162,15 @@ def ours_s(ready: Stage, mix: Mix) -> float:
     return max(record.completed_at or 0.0 for record in records) - began
 
 
-def paired(ready: Stage, loop: BareLoop, mix: Mix, rounds: int) -> list[tuple[float, float]]:
-    """Return `(ours, bare)` of each round, in the mix's jobs a second, ours and the loop in turn.
-
-    A pipeline counts once. What neither side counts: loading, and the first sight of a shape.
-    """
-    jobs = len(mix.stages[0])
+def warm(ready: Stage, loop: BareLoop, mix: Mix) -> None:
+    """Do the jobs once on both sides: loading and the first sight of a shape count for neither."""
     loop.seconds(mix)
     ours_s(ready, renewed(mix))
+
+
+def paired(ready: Stage, loop: BareLoop, mix: Mix, rounds: int) -> list[tuple[float, float]]:
+    """Return `(ours, bare)` of each round, in the mix's jobs a second; a pipeline of two jobs counts once."""
+    jobs = len(mix.stages[0])
     pairs = []
     for number in range(rounds):
         bare = jobs / loop.seconds(mix)

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from bench.model_path import (
+    BareLoop,
     Mix,
     bare_loop,
     generate_jobs,
@@ -18,6 +19,7 @@ from bench.model_path import (
     segment_jobs,
     segment_results,
     stored_pictures,
+    warm,
 )
 from bench.results import Result, compared
 from bench.stage import Stage, stage
@@ -40,18 +42,20 @@ def run(rounds: int, full: bool) -> list[Result]:
         stage(models=f"{GENERATOR},{SEGMENTER}", environment=_ENVIRONMENT) as ready,
         bare_loop(_ENVIRONMENT) as loop,
     ):
-        return [
-            compared(
-                "p2",
-                f"{mix.name}: pictures a second on the CPU, whole path, files into a folder",
-                paired(ready, loop, mix, rounds),
-                peer_name=f"{mix.name}: the bare batched loop in a process of its own",
-                goal=GOAL,
-                caveat="from the first bell to the last publish, start and tail included; on the same cores, "
-                "with as many threads, which sleep while they wait; the loop neither encodes nor stores",
-            )
-            for mix in mixes(ready, Path(name), times)
-        ]
+        return [_row(ready, loop, mix, rounds) for mix in mixes(ready, Path(name), times)]
+
+
+def _row(ready: Stage, loop: BareLoop, mix: Mix, rounds: int) -> Result:
+    warm(ready, loop, mix)
+    return compared(
+        "p2",
+        f"{mix.name}: pictures a second on the CPU, whole path, files into a folder",
+        paired(ready, loop, mix, rounds),
+        peer_name=f"{mix.name}: the bare batched loop in a process of its own",
+        goal=GOAL,
+        caveat="from the first bell to the last publish, start and tail included; on the same cores, "
+        "with as many threads, which sleep while they wait; the loop neither encodes nor stores",
+    )
 
 
 def mixes(ready: Stage, folder: Path, times: int) -> list[Mix]:
