@@ -1,12 +1,14 @@
 """P11: what a worker process and an API process hold after 5,000 jobs, beside what they held after 500.
 
-Every job goes the way of a user's: `POST /v1/jobs`, the ledger, Celery, the worker, a PNG of 256 x 256 in a
-folder, and `GET /v1/jobs/{id}` until it has succeeded. After each hundred, with nothing left to do, the
-processes are looked at from outside.
+Every job goes the way of a user's: `POST /v1/jobs`, the ledger, Celery, the worker, files in a folder, and
+`GET /v1/jobs/{id}` until it has succeeded. After each hundred, with nothing left to do, the processes are
+looked at from outside. The jobs are the stub's, a picture of 256 x 256 each; at full length another pair of
+processes lives through 1,500 of the embedded segmenter's, whose worker has torch in it.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import statistics
 import subprocess
@@ -21,19 +23,21 @@ from typing import Any, cast
 
 import httpx2
 
-from bench import plots
+from bench import batching, plots
 from bench.results import Result, compared, unable
 from bench.stage import Stage, free_port, stage
 from pixelkiln_shared.ledger import redis_client
+from pixelkiln_worker.imaging import png_of
 
-JOBS, FULL_JOBS = 1_500, 5_000
+JOBS, FULL_JOBS, SEGMENTED = 1_500, 5_000, 1_500
 STEP = 100
 WARM = 500  # jobs until caches are full; growth counts from here
 MOST_GROWTH = 0.05
 SIZE_PX = 256
 PATIENCE_S = 120.0
-PLOT = Path(__file__).parent / "results" / "p11-memory.png"
-_WHAT = "resident memory in MB, after all jobs and after the first 500"
+PLOTS = Path(__file__).parent / "results"
+STUB, SEGMENTER = "stub", "toyworld-classes"
+_WHAT = "resident memory in MB"
 _MIB = 1_048_576
 
 
@@ -62,32 +66,38 @@ def run(rounds: int, full: bool) -> list[Result]:
     """Measure once, whatever the rounds: one long life of the processes."""
     if not Path("/proc/self/statm").exists():
         return [unable("p11", _WHAT, peer_name="a process", goal=_goal(), why="only Linux is looked at here")]
-    samples = _lives(FULL_JOBS if full else JOBS)
-    series = {
-        "worker": [(sample.jobs, sample.worker.rss_bytes / _MIB) for sample in samples],
-        "API": [(sample.jobs, sample.api.rss_bytes / _MIB) for sample in samples],
-        "Redis, data": [(sample.jobs, sample.redis_bytes / _MIB) for sample in samples],
-    }
-    plots.lines(PLOT, series, title="Memory while jobs go through", x="jobs done", y="MB")
-    return rows(samples)
-
-
-def rows(samples: Sequence[Sample]) -> list[Result]:
-    """Return what the samples show: memory and handles of both processes."""
-    last = samples[-1]
-    kept = f"{_per_job(samples, 'redis_keys'):.1f} keys and {_per_job(samples, 'redis_bytes'):.0f} bytes"
-    caveat = f"of {last.jobs} jobs; {last.scratch_files} temporary files; Redis keeps {kept} a finished job"
+    lives = {STUB: FULL_JOBS, SEGMENTER: SEGMENTED} if full else {STUB: JOBS}
     found = []
-    for name, unit, what in (("rss_bytes", _MIB, _WHAT), ("handles", 1, "open handles, likewise")):
+    for model, jobs in lives.items():
+        samples = _live(model, jobs)
+        _draw(model, samples)
+        found += rows(model, samples)
+    return found
+
+
+def rows(model: str, samples: Sequence[Sample]) -> list[Result]:
+    """Return what one life shows: memory and handles of both processes.
+
+    Handles count from half of the jobs on: a pool opens another connection whenever more threads than before
+    want one at once, which happens late by chance and ends with one for each thread.
+    """
+    jobs = samples[-1].jobs
+    kept = f"{_per_job(samples, 'redis_keys'):.1f} keys and {_per_job(samples, 'redis_bytes'):.0f} bytes"
+    caveat = f"{samples[-1].scratch_files} temporary files at the end; Redis keeps {kept} a finished job"
+    found = []
+    for name, what, unit, since in (
+        ("rss_bytes", _WHAT, _MIB, WARM),
+        ("handles", "open handles", 1, max(WARM, jobs // 2)),
+    ):
         for process in ("worker", "api"):
-            before, after = (value / unit for value in growth(samples, process, name))
+            before, after = (value / unit for value in growth(samples, process, name, since))
             threads = [getattr(sample, process).threads for sample in samples]
             found.append(
                 compared(
                     "p11",
-                    what,
+                    f"{what} after {jobs} jobs",
                     [(after, before)],
-                    peer_name=f"the same {process} process after {WARM} jobs, {what.partition(',')[0]}",
+                    peer_name=f"{what} of the same {process} process after {since} jobs of {model}",
                     goal=_goal(),
                     caveat=f"{caveat}; {min(threads)} to {max(threads)} threads",
                     less_is_better=True,
@@ -96,11 +106,21 @@ def rows(samples: Sequence[Sample]) -> list[Result]:
     return found
 
 
-def growth(samples: Sequence[Sample], process: str, name: str) -> tuple[float, float]:
-    """Return a figure after the first 500 jobs and at the end, each the median of three samples."""
+def growth(samples: Sequence[Sample], process: str, name: str, since: int) -> tuple[float, float]:
+    """Return a figure after `since` jobs and at the end, each the median of three samples."""
     values = [(sample.jobs, getattr(getattr(sample, process), name)) for sample in samples]
-    around = [value for jobs, value in values if abs(jobs - WARM) <= STEP]
+    around = [value for jobs, value in values if abs(jobs - since) <= STEP]
     return float(statistics.median(around)), float(statistics.median(value for _, value in values[-3:]))
+
+
+def _draw(model: str, samples: Sequence[Sample]) -> None:
+    series = {
+        "worker": [(sample.jobs, sample.worker.rss_bytes / _MIB) for sample in samples],
+        "API": [(sample.jobs, sample.api.rss_bytes / _MIB) for sample in samples],
+        "Redis, data": [(sample.jobs, sample.redis_bytes / _MIB) for sample in samples],
+    }
+    title = f"Memory while jobs of {model} go through"
+    plots.lines(PLOTS / f"p11-{model}.png", series, title=title, x="jobs done", y="MB")
 
 
 def footprint(pid: int) -> Footprint:
@@ -130,23 +150,39 @@ def _per_job(samples: Sequence[Sample], name: str) -> float:
 # -------------------------------------------------------------------------------------------------- the lives
 
 
-def _lives(jobs: int) -> list[Sample]:
+def _live(model: str, jobs: int) -> list[Sample]:
     with tempfile.TemporaryDirectory(prefix="pixelkiln-bench-") as name:
         scratch = Path(name) / "tmp"
         scratch.mkdir()
-        with stage(environment={"TMPDIR": str(scratch)}) as ready, _api(ready) as (api_pid, url):
+        with (
+            stage(models=model, environment={"TMPDIR": str(scratch)}) as ready,
+            _api(ready) as (api_pid, url),
+            httpx2.Client(base_url=url, timeout=PATIENCE_S) as client,
+        ):
             samples = []
-            with httpx2.Client(base_url=url, timeout=PATIENCE_S) as client:
-                for done in range(STEP, jobs + 1, STEP):
-                    _do(client, done - STEP, STEP)
-                    samples.append(_sample(ready, api_pid, scratch, done))
-                    print(f"p11: {_line(samples[-1])}", file=sys.stderr)
-    return samples
+            for done in range(STEP, jobs + 1, STEP):
+                _do(client, [_order(model, number) for number in range(done - STEP, done)])
+                samples.append(_sample(ready, api_pid, scratch, done))
+                print(f"p11: {_line(samples[-1])}", file=sys.stderr)
+            return samples
 
 
-def _do(client: httpx2.Client, first: int, count: int) -> None:
+def _order(model: str, number: int) -> dict[str, Any]:
+    """Return the body of a request for a job; jobs of the stub all differ."""
+    if model == STUB:
+        given = {"prompt": f"hill {number}", "seed": number, "width": SIZE_PX, "height": SIZE_PX}
+        return {"kind": "generate", "model": model, "input": given}
+    picture = base64.b64encode(png_of(batching.picture(number % 8))).decode("ascii")
+    return {"kind": "segment", "model": model, "input": {"image": {"base64": picture}}}
+
+
+def _do(client: httpx2.Client, orders: Sequence[dict[str, Any]]) -> None:
     """Submit jobs one by one and look at each until it has succeeded."""
-    ids = [_submit(client, number) for number in range(first, first + count)]
+    ids = []
+    for order in orders:
+        answer = client.post("/v1/jobs", json=order)
+        answer.raise_for_status()
+        ids.append(answer.json()["id"])
     until = time.monotonic() + PATIENCE_S
     while ids:
         status = client.get(f"/v1/jobs/{ids[-1]}").json()["status"]
@@ -156,14 +192,6 @@ def _do(client: httpx2.Client, first: int, count: int) -> None:
             raise RuntimeError(f"a job of the benchmark is {status}")
         else:
             time.sleep(0.02)
-
-
-def _submit(client: httpx2.Client, number: int) -> str:
-    given = {"prompt": f"hill {number}", "seed": number, "width": SIZE_PX, "height": SIZE_PX}
-    job = {"kind": "generate", "model": "stub", "input": given}
-    answer = client.post("/v1/jobs", json=job)
-    answer.raise_for_status()
-    return str(answer.json()["id"])
 
 
 def _sample(ready: Stage, api_pid: int, scratch: Path, done: int) -> Sample:
