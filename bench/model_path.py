@@ -72,8 +72,9 @@ class BareLoop:
 def bare_loop(environment: Mapping[str, str]) -> Iterator[BareLoop]:
     """Start the process with more settings as variables; it ends with the context."""
     command = [sys.executable, "-W", "ignore", "-m", "bench.bare_loop"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = subprocess.Popen(command, env={**os.environ, **environment}, text=True, **pipes)
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -137,7 +138,8 @@ def stored_pictures(
 ) -> tuple[list[ObjectRef], list[Path]]:
     """Return the pictures that finished jobs stored, as references and as copies in a folder."""
     storage = open_storage(ready.settings)
-    refs, files = [], []
+    refs: list[ObjectRef] = []
+    files: list[Path] = []
     for record in ready.ledger.get_many([spec.id for spec in specs]):
         if record is None or record.result is None:
             raise RuntimeError("a job of the benchmark has no result")

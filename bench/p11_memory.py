@@ -76,40 +76,46 @@ def run(rounds: int, full: bool) -> list[Result]:
 
 
 def rows(model: str, samples: Sequence[Sample]) -> list[Result]:
-    """Return what one life shows: memory and handles of both processes.
-
-    Handles count from half of the jobs on: a pool opens another connection whenever more threads than before
-    want one at once, which happens late by chance and ends with one for each thread.
-    """
+    """Return what one life shows: memory and handles of both processes."""
     jobs = samples[-1].jobs
     kept = f"{_per_job(samples, 'redis_keys'):.1f} keys and {_per_job(samples, 'redis_bytes'):.0f} bytes"
     caveat = f"{samples[-1].scratch_files} temporary files at the end; Redis keeps {kept} a finished job"
     found = []
-    for name, what, unit, since in (
-        ("rss_bytes", _WHAT, _MIB, WARM),
-        ("handles", "open handles", 1, max(WARM, jobs // 2)),
-    ):
-        for process in ("worker", "api"):
-            before, after = (value / unit for value in growth(samples, process, name, since))
-            threads = [getattr(sample, process).threads for sample in samples]
-            found.append(
-                compared(
-                    "p11",
-                    f"{what} after {jobs} jobs",
-                    [(after, before)],
-                    peer_name=f"{what} of the same {process} process after {since} jobs of {model}",
-                    goal=_goal(),
-                    caveat=f"{caveat}; {min(threads)} to {max(threads)} threads",
-                    less_is_better=True,
-                )
+    for process in ("worker", "api"):
+        name = f"the same {process} process after {WARM} jobs of {model}"
+        before, after = growth(samples, process, "rss_bytes")
+        found.append(
+            compared(
+                "p11",
+                f"resident memory in MB after {jobs} jobs",
+                [(after / _MIB, before / _MIB)],
+                peer_name=f"memory of {name}",
+                goal=_goal(),
+                caveat=caveat,
+                less_is_better=True,
             )
+        )
+        before, after = growth(samples, process, "handles")
+        threads = max(getattr(sample, process).threads for sample in samples)
+        found.append(
+            compared(
+                "p11",
+                f"open handles after {jobs} jobs",
+                [(after, before + threads)],
+                peer_name=f"handles of {name}, and one for each of its {threads} threads",
+                goal=1.0,
+                caveat=f"{before:.0f} after {WARM} jobs; a pool opens a connection whenever more threads than "
+                "before want one at once, until there is one for each",
+                less_is_better=True,
+            )
+        )
     return found
 
 
-def growth(samples: Sequence[Sample], process: str, name: str, since: int) -> tuple[float, float]:
-    """Return a figure after `since` jobs and at the end, each the median of three samples."""
+def growth(samples: Sequence[Sample], process: str, name: str) -> tuple[float, float]:
+    """Return a figure after the first 500 jobs and at the end, each the median of three samples."""
     values = [(sample.jobs, getattr(getattr(sample, process), name)) for sample in samples]
-    around = [value for jobs, value in values if abs(jobs - since) <= STEP]
+    around = [value for jobs, value in values if abs(jobs - WARM) <= STEP]
     return float(statistics.median(around)), float(statistics.median(value for _, value in values[-3:]))
 
 

@@ -74,7 +74,7 @@ def against_the_peer(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measure us, then the peer, and see that both wrote the same; returns our figures and the peer's."""
     ours = {scene: measure(ids, repeats) for scene, ids in maps.items()}
-    line = [python, p12_peer.__file__, folder, str(repeats)]
+    line = [str(python), p12_peer.__file__, str(folder), str(repeats)]
     peer = json.loads(subprocess.check_output(line, text=True))["scenes"]
     for scene in maps:
         if ours[scene]["digest"] != peer[scene]["digest"]:
