@@ -104,7 +104,7 @@ def rows(model: str, samples: Sequence[Sample]) -> list[Result]:
                 [(after, before + threads)],
                 peer_name=f"handles of {name}, and one for each of its {threads} threads",
                 goal=1.0,
-                caveat=f"{before:.0f} after {WARM} jobs; a pool opens a connection whenever more threads than "
+                caveat=f"{before:.0f} after {WARM} jobs; a pool opens a connection when more threads than "
                 "before want one at once, until there is one for each",
                 less_is_better=True,
             )
