@@ -73,7 +73,12 @@ def bare_loop(environment: Mapping[str, str]) -> Iterator[BareLoop]:
     """Start the process with more settings as variables; it ends with the context."""
     command = [sys.executable, "-W", "ignore", "-m", "bench.bare_loop"]
     process = subprocess.Popen(
-        command, env={**os.environ, **environment}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        command,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **environment},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert process.stdin is not None
     assert process.stdout is not None

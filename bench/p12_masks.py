@@ -32,7 +32,7 @@ from pixelkiln_worker.families.contract import Segment, Segmentation
 GOAL = 0.5  # at most twice the peer's time
 REPEATS, FULL_REPEATS = 5, 15
 PEER = "pycocotools==2.0.11"
-_ENVIRONMENT = Path("build/bench-peers/pycocotools")
+_ENVIRONMENT = Path(__file__).parents[1] / "build" / "bench-peers" / "pycocotools"
 _FORMS = ("PNG in base64", "plain JSON arrays", "run lengths as JSON numbers")
 
 
