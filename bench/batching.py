@@ -94,10 +94,10 @@ def _task(entry: ModelEntry, index: int) -> Task:
     if kind is Kind.SEGMENT:
         given = {"image": {}} | _EXTRA.get(entry.id, {})
     spec = JobSpec(id=f"job-{index}", kind=kind, model=entry.id, tenant="bench", input=given)
-    return Task(spec=spec, images={"image": _picture(index)} if kind is Kind.SEGMENT else {})
+    return Task(spec=spec, images={"image": picture(index)} if kind is Kind.SEGMENT else {})
 
 
-def _picture(index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def picture(index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Return something to take apart: a dark disc on the ground before a sky."""
     rows, columns = np.mgrid[0:SIZE_PX, 0:SIZE_PX]
     picture = np.full((SIZE_PX, SIZE_PX, 3), (120, 180, 240), np.uint8)

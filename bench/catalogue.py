@@ -9,6 +9,7 @@ from bench.results import Result
 
 SHORT = {
     "p1": "p1_stub_path",
+    "p2": "p2_embedded",
     "p4": "p4_submit",
     "p6": "p6_depth",
     "p7": "p7_churn",
@@ -21,6 +22,8 @@ SHORT = {
 """What `make bench` runs, in minutes: id and module."""
 
 LONG: dict[str, str] = {
+    "p11": "p11_memory",
+    "p13": "p13_gpu",
     "moves": "moves",
 }
 """What only `make bench-full` runs besides."""

@@ -32,7 +32,7 @@ from pixelkiln_worker.families.contract import Segment, Segmentation
 GOAL = 0.5  # at most twice the peer's time
 REPEATS, FULL_REPEATS = 5, 15
 PEER = "pycocotools==2.0.11"
-_ENVIRONMENT = Path("build/bench-peers/pycocotools")
+_ENVIRONMENT = Path(__file__).parents[1] / "build" / "bench-peers" / "pycocotools"
 _FORMS = ("PNG in base64", "plain JSON arrays", "run lengths as JSON numbers")
 
 
@@ -74,7 +74,7 @@ def against_the_peer(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measure us, then the peer, and see that both wrote the same; returns our figures and the peer's."""
     ours = {scene: measure(ids, repeats) for scene, ids in maps.items()}
-    line = [python, p12_peer.__file__, folder, str(repeats)]
+    line = [str(python), p12_peer.__file__, str(folder), str(repeats)]
     peer = json.loads(subprocess.check_output(line, text=True))["scenes"]
     for scene in maps:
         if ours[scene]["digest"] != peer[scene]["digest"]:

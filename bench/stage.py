@@ -1,4 +1,4 @@
-"""A stage to measure on: a Redis of our own, a folder, worker processes that serve the stub."""
+"""A stage to measure on: a Redis of our own, a folder, worker processes that serve chosen models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ class Stage:
     bells: CeleryBells
     worker_pids: tuple[int, ...]
     redis_pid: int
+    settings: Settings
 
     @property
     def worker_pid(self) -> int:
@@ -44,7 +45,7 @@ class Stage:
         return self.worker_pids[0]
 
     def submit(self, specs: Sequence[JobSpec]) -> None:
-        """Put the jobs into the ledger; nobody hears of them yet."""
+        """Put the jobs into the ledger; nobody hears of them yet. Who reads another's result waits for it."""
         self.ledger.submit([_new_job(spec) for spec in specs])
 
     def ring(self, lane: str, count: int) -> None:
@@ -75,15 +76,24 @@ class Stage:
 
 
 @contextmanager
-def stage(*, workers: int = 1) -> Iterator[Stage]:
-    """Start Redis and so many worker processes; end all, and delete what they stored, at the end."""
+def stage(
+    *, workers: int = 1, models: str = "stub", environment: Mapping[str, str] | None = None
+) -> Iterator[Stage]:
+    """Start Redis and so many worker processes; end all, and delete what they stored, at the end.
+
+    Args:
+        workers: how many processes.
+        models: comma-separated ids of what they serve, all loaded before anything is measured.
+        environment: more of the workers' settings, as variables.
+    """
     with tempfile.TemporaryDirectory(prefix="pixelkiln-bench-") as name, ExitStack() as stack:
         folder, port = Path(name), free_port()
         settings = Settings(
             redis_url=f"redis://127.0.0.1:{port}/0", storage_url=f"file://{folder}/objects", stub=True
         )
         redis_pid = stack.enter_context(redis_server(folder, port))
-        stack.enter_context(_workers(folder, settings, workers))
+        chosen = {"PIXELKILN_WORKER_MODELS": models, **(environment or {})}
+        stack.enter_context(_workers(folder, settings, workers, chosen))
         client = redis_client(settings)
         app = make_app(settings)
         stack.callback(app.close)
@@ -92,6 +102,7 @@ def stage(*, workers: int = 1) -> Iterator[Stage]:
             bells=CeleryBells(app, client),
             worker_pids=_ready_pids(Fleet(client), workers),
             redis_pid=redis_pid,
+            settings=settings,
         )
 
 
@@ -145,15 +156,15 @@ def redis_server(folder: Path, port: int) -> Iterator[int]:
 
 
 @contextmanager
-def _workers(folder: Path, settings: Settings, count: int) -> Iterator[None]:
+def _workers(folder: Path, settings: Settings, count: int, chosen: Mapping[str, str]) -> Iterator[None]:
     environment = {
         **os.environ,
         "PIXELKILN_REDIS_URL": settings.redis_url,
         "PIXELKILN_STORAGE_URL": settings.storage_url,
         "PIXELKILN_DEVICE": "cpu",
         "PIXELKILN_STUB": "1",
-        "PIXELKILN_WORKER_MODELS": "stub",
         "PIXELKILN_LOG_LEVEL": "WARNING",
+        **chosen,
     }
     command = [sys.executable, "-W", "ignore", "-m", "pixelkiln_worker"]
     processes = []
@@ -202,6 +213,7 @@ def _new_job(spec: JobSpec) -> NewJob:
         batch_key=spec.batch_key,
         rows=spec.rows,
         work=spec.work,
+        waits_for=tuple(ref["job"] for ref in spec.input.values() if isinstance(ref, dict) and "job" in ref),
     )
 
 
