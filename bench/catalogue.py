@@ -22,6 +22,7 @@ SHORT = {
 
 LONG: dict[str, str] = {
     "moves": "moves",
+    "joining": "joining",
 }
 """What only `make bench-full` runs besides."""
 
