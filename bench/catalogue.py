@@ -25,6 +25,7 @@ LONG: dict[str, str] = {
     "p11": "p11_memory",
     "p13": "p13_gpu",
     "moves": "moves",
+    "joining": "joining",
 }
 """What only `make bench-full` runs besides."""
 

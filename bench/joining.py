@@ -20,7 +20,7 @@ PLACES = 8
 EDGE_STEPS = 2
 LOADS = (0.3, 0.6, 0.9, 1.1)
 JOBS, FULL_JOBS = 2_000, 10_000
-MIXES = {"20 steps each": (20,), "10, 20, 30 or 50 steps": (10, 20, 30, 50)}
+MIXES = {"20 steps": (20,), "10 to 50 steps": (10, 20, 30, 50)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,10 +36,11 @@ class Device:
         return self.fixed_s + self.row_s * rows if rows else 0.0
 
 
+# Mostly overhead; `toyworld`'s shape on two processors, from its speed in batches; a row that fills the device.
 DEVICES = (
-    Device(name="mostly fixed: 40 ms + 5 ms a row", fixed_s=0.040, row_s=0.005),
-    Device(name="toyworld on two processors: 18 ms + 7.5 ms a row", fixed_s=0.018, row_s=0.0075),
-    Device(name="mostly work: 5 ms + 40 ms a row", fixed_s=0.005, row_s=0.040),
+    Device(name="40 + 5 ms a row", fixed_s=0.040, row_s=0.005),
+    Device(name="18 + 7.5 ms a row", fixed_s=0.018, row_s=0.0075),
+    Device(name="5 + 40 ms a row", fixed_s=0.005, row_s=0.040),
 )
 
 
@@ -152,7 +153,7 @@ def _row(device: Device, mix: str, load: float, pairs: Sequence[Pair]) -> Result
         "joining",
         "p95 from submit to result in seconds: whole batches, and rows that join at steps",
         [(batched.p95_s, joined.p95_s) for batched, joined in pairs],
-        peer_name=f"joining; {device.name}; {mix}; load {load:g}",
+        peer_name=f"{device.name}, {mix}, load {load:g}",
         goal=0.0,
         caveat=f"simulated; joining has {gain(lambda one: one.p50_s):.2f} of the p50 and "
         f"{gain(lambda one: one.per_s):.2f} of the jobs a second",

@@ -4,7 +4,9 @@ Devices and arrivals are simulated (`bench/simulation.py`); every claim and publ
 on a real Redis, with the worker's own offers. A step takes 40 ms and 5 ms a row, a job 20 steps, a batch up
 to eight jobs, and loading a model as long as 100 steps. Which model a job wants is Zipf distributed, and jobs
 come as they please (Poisson). The load is told as a share of what the device could do if it never loaded.
-All policies serve the same traces and may fill a batch with any waiting jobs of its model, as ours does.
+All policies serve the same traces and may fill a batch with any waiting jobs of its model, as ours does; one
+row shows a peer without. The lookahead is InvokeAI's rule as we understand it: of the first 32 waiting jobs
+the oldest whose model is loaded.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ LOADS = (0.3, 0.6, 0.9)
 PLOTTED_LOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PEERS: Mapping[Rule, str] = {
     "fifo": "FIFO + LRU",
-    "lookahead": "a lookahead of 32 (InvokeAI's rule)",
-    "longest": "longest queue first, all queues known",
+    "lookahead": "lookahead of 32",
+    "longest": "longest queue",
 }
 GOAL = 1.0
 _RESULTS = Path(__file__).parent / "results"
@@ -80,7 +82,7 @@ def run(rounds: int, full: bool) -> list[Result]:
         if (rule, metric) != ("longest", "loads")
     ]
     singles = [_theirs("lookahead", jobs, LOADS[0], seed, max_batch=1) for seed in range(rounds)]
-    rows.append(_row("p95_s", "lookahead", LOADS[0], ours[LOADS[0]], singles, " and one job at a time"))
+    rows.append(_row("p95_s", "lookahead", LOADS[0], ours[LOADS[0]], singles, " unbatched"))
     return [*rows, _bound_row([one for outcomes in ours.values() for one in outcomes])]
 
 
@@ -129,7 +131,10 @@ def _row(
     metric: str, rule: Rule, load: float, ours: list[Outcome], theirs: list[Outcome], how: str = ""
 ) -> Result:
     pairs = [(getattr(one, metric), getattr(two, metric)) for one, two in zip(ours, theirs, strict=True)]
-    what = {"loads": "model loads", "p95_s": "p95 of the wait in seconds"}[metric]
+    what, short = {
+        "loads": ("model loads", "loads"),
+        "p95_s": ("p95 of the wait in seconds", "p95 wait"),
+    }[metric]
     waits = "; ".join(
         f"{name} p50 {outcomes[0].p50_s:.0f} s, worst {outcomes[0].max_s:.0f} s"
         for name, outcomes in (("ours", ours), ("peer", theirs))
@@ -138,7 +143,7 @@ def _row(
         "p7",
         f"{what}, eight models and room for two, simulated devices, real ledger",
         pairs,
-        peer_name=f"{PEERS[rule]}{how}, {what} at load {load:g}",
+        peer_name=f"{PEERS[rule]}{how}: {short} at {load:g}",
         goal=GOAL,
         caveat=f"each round another trace; in the first of them: {waits}",
         less_is_better=True,
@@ -150,7 +155,7 @@ def _bound_row(ours: list[Outcome]) -> Result:
         "p7",
         "longest time a lane with waiting jobs was passed over, seconds",
         [(one.passed_over_s, bound_s()) for one in ours],
-        peer_name="the bound that `pixelkiln doctor` prints",
+        peer_name="the printed bound",
         goal=GOAL,
         caveat="all loads; a lane's turn, not a job's wait: under overload jobs queue within their lane",
         less_is_better=True,

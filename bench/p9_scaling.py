@@ -32,7 +32,7 @@ from bench.stage import Stage, cpu_s, free_port, redis_server, stage, stub_specs
 BATCH = 8
 SIZE_PX = 64
 DEVICE_MS, PER_ITEM_MS = 400.0, 50.0
-BATCHES, FULL_BATCHES = 15, 40  # that each worker runs, if they share fairly
+BATCHES, FULL_BATCHES = 20, 40  # that each worker runs, if they share fairly
 WORKERS = (1, 2, 4, 8)
 SIMULATED = (1, 2, 4, 8, 16, 32, 64)
 GOAL = 0.95

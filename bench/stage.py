@@ -184,12 +184,13 @@ def _ready_pids(fleet: Fleet, count: int) -> tuple[int, ...]:
     def ready() -> tuple[int, ...]:
         return tuple(info.pid for info in fleet.workers() if info.state == "ready")
 
-    _until(lambda: len(ready()) == count, "not every worker became ready")
+    limit_s = PATIENCE_S * max(1, count / 2)  # they start side by side, on as many processors as there are
+    _until(lambda: len(ready()) == count, "not every worker became ready", limit_s)
     return ready()
 
 
-def _until(look: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+def _until(look: Callable[[], bool], otherwise: str, limit_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + limit_s
     while not look():
         if time.monotonic() > deadline:
             raise RuntimeError(otherwise)

@@ -240,9 +240,9 @@ class Ledger(Protocol):
         Lane: one that waited beyond its `max_wait_s` first (longest first), then resident lanes, then the
         rest; among equals the better class, then the older job. While a resident lane holds (`LaneOffer`),
         nobody counts as overdue whose model would have to be loaded. In a lane: class (a lower one at least
-        once in eight), tenant least served, oldest; then riders of the same batch key while rows fit. A
-        suspect runs alone: only a worker that holds nothing is given one, and while it holds one, nothing
-        else.
+        once in eight), tenant least served, oldest; then riders of the same batch key while rows fit, by
+        class and turn, then by age. A suspect runs alone: only a worker that holds nothing is given one, and
+        while it holds one, nothing else.
         """
         ...
 
