@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import signal
 import sys
 from collections import Counter
 
@@ -31,6 +32,7 @@ def main() -> int:
     )
     parser.add_argument("--show", action="store_true", help="print the schedule and end")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     seed = secrets.randbelow(1 << 31) if given.seed is None else given.seed
     if given.mutants:
         return prove(seed, (given.mutants,) if given.mutants != "all" else ("", *MUTANTS))

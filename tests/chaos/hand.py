@@ -22,6 +22,7 @@ from pixelkiln_shared.ledger.contract import MAX_STRIKES
 from pixelkiln_shared.settings import Settings
 from tests.chaos.clients import Traffic
 from tests.chaos.proxy import Mode
+from tests.chaos.recovery import JOBS
 from tests.chaos.schedule import Fault, Kind
 from tests.chaos.stage import Server, Stage
 
@@ -42,7 +43,7 @@ class Hand:
         self._stage = stage
         self._faults = faults
         self._traffic = traffic
-        self._strikes: dict[Kind, Callable[[Fault], None]] = {
+        self._strikes: dict[Kind, Callable[[Fault], Sequence[str] | None]] = {
             Kind.WORKER_GROUP: self._worker_group,
             Kind.WORKER_DEVICE: self._worker_device,
             Kind.REDIS_KILL: self._redis_kill,
@@ -75,23 +76,28 @@ class Hand:
     def _strike(self, fault: Fault) -> None:
         history = self._traffic.history
         history.add(-1, "fault", "invoke", fault.kind)
+        jobs: Sequence[str] = ()
         try:
-            self._strikes[fault.kind](fault)
+            jobs = self._strikes[fault.kind](fault) or ()
         except (TimeoutError, ProcessLookupError):
             self.missed += 1
-        history.add(-1, "fault", "ok", fault.kind)
+        history.add(-1, "fault", "ok", fault.kind, seen={JOBS: list(jobs)})
 
     # ----------------------------------------------------------------------------------------------- faults
+    # A kill returns the jobs that the process held, as far as Redis could say.
 
-    def _worker_group(self, fault: Fault) -> None:
+    def _worker_group(self, fault: Fault) -> list[str]:
         launcher = _chosen(_aimed(self._launchers), fault)
-        children = launcher.children()
+        children, holding = launcher.children(), self._holding()
         launcher.kill()
         for pid in children:
             _kill(pid)
+        return [job_id for pid in children for job_id in holding.get(pid, ())]
 
-    def _worker_device(self, fault: Fault) -> None:
-        _kill(_chosen(_aimed(self._devices), fault))
+    def _worker_device(self, fault: Fault) -> list[str]:
+        pid, holding = _chosen(_aimed(self._devices), fault), self._holding()
+        _kill(pid)
+        return holding.get(pid, [])
 
     def _redis_kill(self, fault: Fault) -> None:
         with self._redis_lock:
@@ -109,8 +115,11 @@ class Hand:
         _aimed(lambda: self._traffic.posting or None)
         self._stage.api.kill()
 
-    def _reaper_kill(self, fault: Fault) -> None:
-        _kill(_aimed(self._reaper))
+    def _reaper_kill(self, fault: Fault) -> list[str]:
+        pid = _aimed(self._reaper)
+        holding = self._holding()
+        _kill(pid)
+        return holding.get(pid, [])
 
     def _zombie(self, fault: Fault) -> None:
         pid = _chosen(_aimed(self._busy), fault)  # one with work in hand, that may publish when it wakes

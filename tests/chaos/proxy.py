@@ -218,9 +218,9 @@ class S3Proxy(Served):
         self, call: _Call, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, whole: bool
     ) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self.target_port)
+        back.write(call.head)
+        body = asyncio.create_task(_copy(reader, back, call.length))
         try:
-            back.write(call.head)
-            body = asyncio.create_task(_copy(reader, back, call.length))
             if whole:
                 while data := await there.read(_CHUNK):
                     writer.write(data)
@@ -232,9 +232,9 @@ class S3Proxy(Served):
                 answer = await there.read()
                 writer.write(answer[: len(answer) // 2])
                 await writer.drain()
+        finally:
             body.cancel()
             await asyncio.gather(body, return_exceptions=True)
-        finally:
             back.close()
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.chaos import recovery
 from tests.chaos.checker import Breach, Verdict, check
 from tests.chaos.clients import Traffic, make_clients
 from tests.chaos.hand import Hand
@@ -33,6 +34,7 @@ class Outcome:
     commit: str
     folder: Path
     verdict: Verdict
+    recovery: dict[str, float]
     struck: dict[str, int]
     missed: int
     s3_calls: int
@@ -65,6 +67,7 @@ def perform(seed: int, size: Size, *, mutant: str = "", folder: Path | None = No
             commit=running,
             folder=folder,
             verdict=verdict,
+            recovery=recovery.figures(recovery.waits_s(entries, recovery.starts(made.events()))),
             struck=_struck(entries),
             missed=hand.missed,
             s3_calls=made.s3.calls if made.s3 is not None else 0,
@@ -131,7 +134,7 @@ def facts(outcome: Outcome) -> dict[str, Any]:
         "settled_s": outcome.settled_s,
         "took_s": outcome.took_s,
         "breaches": {str(breach): verdict.count(breach) for breach in Breach},
-        "figures": dict(verdict.figures),
+        "figures": {**verdict.figures, **outcome.recovery},
         "findings": [asdict(finding) for finding in verdict.findings],
     }
 
@@ -140,6 +143,7 @@ def table(outcome: Outcome) -> str:
     """Return the result as a table in Markdown."""
     verdict = outcome.verdict
     rows = [("seed", outcome.seed), ("commit", outcome.commit), *verdict.figures.items()]
+    rows += list(outcome.recovery.items())
     rows += [(f"fault: {kind}", outcome.struck.get(kind, 0)) for kind in Kind]
     s3 = f"{outcome.s3_faults} of {outcome.s3_calls}" if outcome.s3_calls else "no S3 server: skipped"
     rows += [("S3 calls failed", s3), ("faults without a target", outcome.missed)]

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import redis
@@ -30,6 +30,7 @@ from pixelkiln.local.redis_server import find_server, free_port
 from pixelkiln_shared import keys
 from pixelkiln_shared.errors import RedisUnavailable
 from pixelkiln_shared.fleet import Fleet, WorkerInfo
+from pixelkiln_shared.keys import LedgerKey
 from pixelkiln_shared.ledger import RedisLedger, redis_client
 from pixelkiln_shared.ledger.contract import Record
 from pixelkiln_shared.settings import Settings
@@ -158,6 +159,13 @@ class Stage:
             after = page.after
             if after is None:
                 return found
+
+    def events(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yield the entries of the ledger's event streams: id and fields."""
+        for shard in range(keys.EVENT_SHARDS):
+            yield from cast(
+                list[tuple[str, dict[str, str]]], self.client.xrange(f"{LedgerKey.EVENTS}{shard}")
+            )
 
     def objects(self) -> dict[str, str]:
         """Return every object: key -> SHA-256 of its bytes as the store has them now."""

@@ -14,6 +14,7 @@ from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger.contract import Record
 from tests.chaos.checker import SLOWEST_S, Breach, Verdict, check
 from tests.chaos.history import Entry, Event, History, read
+from tests.chaos.recovery import starts, waits_s
 from tests.chaos.schedule import CUT, FULL, schedule
 from tests.chaos.schedule import Kind as Fault
 
@@ -68,6 +69,7 @@ def record(
         priority=Priority.STANDARD,
         batch_key="stub",
         rows=1,
+        work=1,
         spec=json.dumps({"labels": labels}),
         status=status,
         sequence=1,
@@ -247,6 +249,18 @@ def test_a_history_is_read_as_it_was_written(tmp_path: Any) -> None:
     history.close()
 
     assert read((tmp_path / "history.jsonl").read_text().splitlines()) == history.entries()
+
+
+def event(at: float, status: str, job_id: str = JOB) -> tuple[str, dict[str, str]]:
+    return f"{round(at * 1_000)}-0", {"job": job_id, "type": "status", "data": json.dumps({"status": status})}
+
+
+def test_recovery_is_from_the_kill_to_the_next_attempt() -> None:
+    events = [event(BEGAN, "running"), event(BEGAN + 20, "queued"), event(BEGAN + 21, "running")]
+    kill = entry("fault", "ok", Fault.WORKER_DEVICE, BEGAN + 3, seen={"jobs": [JOB, new_id("job")]})
+
+    assert waits_s([kill], starts(events)) == [18.0]
+    assert waits_s([replace(kill, at=BEGAN + 30)], starts(events)) == []
 
 
 @pytest.mark.parametrize("size", [FULL, CUT])
