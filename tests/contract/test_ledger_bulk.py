@@ -179,3 +179,13 @@ def test_chunks_under_way_when_the_connection_breaks_are_each_written_once(clien
     assert ledger.waiting() == {LANE: 80}
     newest_first = [job.id for chunk in chunks for job in chunk][::-1]
     assert [record.id for record in ledger.jobs("anna", limit=100).records] == newest_first
+
+
+def test_one_sweep_expires_and_forgets_many(world: World) -> None:
+    world.ledger.submit([new_job(start_deadline_s=5, retention_s=60) for _ in range(900)])
+    waiting = world.one()
+    world.clock.advance(6)
+    assert len(world.ledger.reap().expired) == 900
+    world.clock.advance(61)
+    world.ledger.reap()
+    assert [record.id for record in world.ledger.jobs("anna").records] == [waiting]
