@@ -163,3 +163,29 @@ def test_only_the_ledger_knows_the_record_of_a_job_written_before_or_with_parent
     assert fresh_record(job, world.ledger.submit([job])) is None
     child = new_job(waits_for=(job.id,))
     assert fresh_record(child, world.ledger.submit([child])) is None
+
+
+def test_chunks_under_way_when_the_connection_breaks_are_each_written_once(client: redis.Redis) -> None:
+    ledger = RedisLedger(client)
+    chunks = [[new_job() for _ in range(20)] for _ in range(4)]
+    with ledger.bulk() as bulk:
+        for chunk in chunks[:3]:
+            bulk.send(chunk)
+        client.client_kill_filter(_type="normal", skipme=True)
+        assert bulk.answer().ids == tuple(job.id for job in chunks[0])
+        bulk.send(chunks[3])
+        for chunk in chunks[1:]:
+            assert bulk.answer().ids == tuple(job.id for job in chunk)
+    assert ledger.waiting() == {LANE: 80}
+    newest_first = [job.id for chunk in chunks for job in chunk][::-1]
+    assert [record.id for record in ledger.jobs("anna", limit=100).records] == newest_first
+
+
+def test_one_sweep_expires_and_forgets_many(world: World) -> None:
+    world.ledger.submit([new_job(start_deadline_s=5, retention_s=60) for _ in range(900)])
+    waiting = world.one()
+    world.clock.advance(6)
+    assert len(world.ledger.reap().expired) == 900
+    world.clock.advance(61)
+    world.ledger.reap()
+    assert [record.id for record in world.ledger.jobs("anna").records] == [waiting]

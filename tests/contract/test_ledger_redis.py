@@ -207,6 +207,17 @@ def test_a_pause_of_redis_blames_nobody_but_not_for_ever(client: redis.Redis) ->
     assert strikes == [0, 0, 1, 2]
 
 
+def test_a_pause_excuses_all_that_lapsed_in_it_however_many(client: redis.Redis) -> None:
+    world = World(RedisLedger(client, away_s=10, clock=TEST_CLOCK), Clock(client))
+    jobs = world.submit(450)
+    world.ledger.reap()
+    for number in range(len(jobs)):
+        world.claim(f"w{number}")
+    world.clock.advance(60)
+    assert len(world.ledger.reap().requeued) == len(jobs)
+    assert {record.strikes for record in world.ledger.get_many(jobs) if record} == {0}
+
+
 def test_a_cancel_is_published(ledger: RedisLedger, client: redis.Redis) -> None:
     job = new_job()
     ledger.submit([job])

@@ -30,8 +30,8 @@ def cancel(ctx: click.Context, ids: tuple[str, ...], group: str | None, as_json:
             touched.append(stopped.resource)
             _say(f"{stopped.id}: {tally(stopped)}", stopped.id, as_json=as_json, quiet=quiet)
         else:
-            job = client.job(identity).cancel()
-            touched.append(job.resource)
+            job = client.run(client.flows.move(identity, "cancel"))
+            touched.append(job)
             _say(f"{job.id} {job.status}", job.id, as_json=as_json, quiet=quiet)
     if as_json:
         emit_json(touched)
@@ -57,14 +57,15 @@ def retry(
     refused = False
     for identity in wanted:
         try:
-            job = client.job(identity).retry()
+            job = client.run(client.flows.move(identity, "retry"))  # one request a job
         except ApiError as error:
             if error.code != "already_terminal":
                 raise
             refused = True
             hint(f"{identity}: {clean(error.message)}")
             continue
-        touched.append(job.resource)
+        if as_json:
+            touched.append(job)
         _say(f"{job.id} {job.status}", job.id, as_json=as_json, quiet=quiet)
     if as_json:
         emit_json(touched)

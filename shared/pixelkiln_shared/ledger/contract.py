@@ -199,11 +199,11 @@ class Bulk(Protocol):
     """Chunks submitted one behind the other, the next one prepared while the last is written."""
 
     def send(self, jobs: Sequence[NewJob]) -> None:
-        """Begin to write a chunk: all of its jobs or none. The answer to the one before was read."""
+        """Begin to write a chunk: all of its jobs or none. A few may be under way at a time."""
         ...
 
     def answer(self) -> Submitted:
-        """Wait until the chunk sent last is written.
+        """Wait until the oldest chunk under way is written.
 
         Raises:
             QueueFull, NotFound: as for `Ledger.submit`; nothing of the chunk was written.

@@ -12,7 +12,6 @@ import secrets
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any, cast
 
 import redis
@@ -41,7 +40,7 @@ from pixelkiln_shared.ledger.scripts import Scripts
 from pixelkiln_shared.ledger.submitting import BulkSubmit, flat, milliseconds, submitted
 
 CHUNK = 1_000  # jobs in one script call: about 20 ms in which Redis does nothing else
-CHUNKS_IN_FLIGHT = 8  # a few megabytes on the wire at a time
+CHUNKS_UNDER_WAY = 2  # one that Redis writes, one that waits for it: half a megabyte on the wire
 REAP_CHUNK = 200  # as many leases and deadlines: below 20 ms in which Redis does nothing else
 REAPED = 5_000  # of each in a sweep
 SWEEP_CHUNK = 250
@@ -303,15 +302,18 @@ class RedisLedger(LedgerReader):
                 raise missing(parent)
 
     def _submit_rest(self, jobs: Sequence[NewJob]) -> dict[str, int]:
+        """Write the further chunks, one put into words while Redis writes the one before."""
         waiting: dict[str, int] = {}
-        chunks = (jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK))
-        while several := list(islice(chunks, CHUNKS_IN_FLIGHT)):
-            self._scripts.load("submit")
-            pipeline = self._client.pipeline(transaction=False)
-            for chunk in several:
-                self._scripts.queue(pipeline, "submit", "", "", -1, len(chunk), *flat(chunk))
-            for chunk, answer in zip(several, pipeline.execute(), strict=True):
-                waiting |= submitted(answer, chunk).waiting
+        under_way = 0
+        with self.bulk() as bulk:
+            for start in range(0, len(jobs), CHUNK):
+                bulk.send(jobs[start : start + CHUNK])
+                under_way += 1
+                if under_way == CHUNKS_UNDER_WAY:
+                    waiting |= bulk.answer().waiting
+                    under_way -= 1
+            for _ in range(under_way):
+                waiting |= bulk.answer().waiting
         return waiting
 
 

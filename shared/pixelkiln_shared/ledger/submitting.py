@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -42,8 +43,8 @@ class BulkSubmit:
         self._scripts = scripts
         self._limit = limit
         self._again = again
-        self._connection: Any = None
-        self._sent: Sequence[NewJob] | None = None
+        self._connection: Any = None  # None while chunks are sent: they must be sent again
+        self._sent: deque[Sequence[NewJob]] = deque()
 
     def __enter__(self) -> BulkSubmit:
         return self
@@ -52,14 +53,16 @@ class BulkSubmit:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._connection is not None:
-            if self._sent is not None:
+            if self._sent:
                 self._connection.disconnect()  # else its next user would read our answer
             self._pool.release(self._connection)
 
     def send(self, jobs: Sequence[NewJob]) -> None:
         """See `contract.Bulk.send`."""
-        assert self._sent is None, "the answer to the chunk before comes first"  # noqa: S101
-        self._sent = jobs
+        before = bool(self._sent)
+        self._sent.append(jobs)
+        if before and self._connection is None:
+            return
         try:
             if self._connection is None:
                 self._scripts.load("submit")
@@ -71,7 +74,6 @@ class BulkSubmit:
 
     def answer(self) -> Submitted:
         """See `contract.Bulk.answer`."""
-        assert self._sent is not None, "nothing was sent"  # noqa: S101
         answer = None
         if self._connection is not None:
             try:
@@ -81,7 +83,7 @@ class BulkSubmit:
                 raise RedisUnavailable("Redis does not answer", retry_after_s=RETRY_AFTER_S) from error
             except RedisError:
                 self._drop()
-        jobs, self._sent = self._sent, None
+        jobs = self._sent.popleft()
         return self._again(jobs) if answer is None else submitted(answer, jobs)
 
     def _drop(self) -> None:

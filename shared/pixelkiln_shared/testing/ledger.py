@@ -7,6 +7,7 @@ cancels; a heartbeat tells of those.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -325,12 +326,12 @@ class MemoryBulk:
     def __init__(self, ledger: MemoryLedger, max_waiting: int | None) -> None:
         self._ledger = ledger
         self._max_waiting = max_waiting
-        self._sent: Sequence[NewJob] = ()
+        self._sent: deque[Sequence[NewJob]] = deque()
 
     def send(self, jobs: Sequence[NewJob]) -> None:
         """See `contract.Bulk.send`."""
-        self._sent = jobs
+        self._sent.append(jobs)
 
     def answer(self) -> Submitted:
         """See `contract.Bulk.answer`."""
-        return self._ledger.submit(self._sent, max_waiting=self._max_waiting)
+        return self._ledger.submit(self._sent.popleft(), max_waiting=self._max_waiting)

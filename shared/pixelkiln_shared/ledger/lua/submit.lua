@@ -21,11 +21,18 @@ if limit >= 0 then
   if waiting + total > limit then return {"full", waiting} end
 end
 
+local when = string.format("%.0f", now)
+
 local function read_shape(at)
-  local shape = {}
+  local fields = {"status", "queued", "created_at", when} -- of the record, the same for every job of the shape
+  local shape = {fields = fields}
   for i, name in ipairs(SHAPE) do
     local value = ARGV[at + i - 1]
     shape[name] = value ~= "" and value or false
+    if shape[name] and name ~= "start_ms" then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = value
+    end
   end
   return shape
 end
@@ -54,7 +61,6 @@ for at = FIRST, #ARGV, WIDTH do
 end
 
 local sequence, fresh = call("INCRBY", K.sequence, #ids) - #ids, 0
-local when = string.format("%.0f", now)
 local added, counted = {}, {} -- key -> {score, member, ...} and key -> field -> increment: a call each at the end
 local opened = {} -- queues and groups of this call: later jobs of the same only add to them
 
@@ -104,7 +110,6 @@ end
 
 local function join_group(job)
   local group = K.group .. job.group
-  set(job, "group", job.group)
   if opened[group] then return count(group, "size", 1) end
   opened[group] = true
   if call("HINCRBY", group, "size", 1) == 1 then
@@ -120,13 +125,10 @@ local function write(id, shape)
     waits_for = shape.waits_for, retention_ms = shape.retention_ms, attempt = 0, status = "queued",
     sequence = sequence,
   }
-  set(job, "status", "queued", "kind", job.kind, "lane", job.lane, "tenant", job.tenant, "priority", job.priority,
-    "batch_key", job.batch_key, "rows", job.rows, "work", shape.work, "sequence", place, "created_at", when)
+  set(job, "sequence", place, unpack(shape.fields))
   if job.group then join_group(job) end
-  if job.retention_ms then set(job, "retention_ms", job.retention_ms) end
   if shape.start_ms then call("ZADD", K.deadlines, now + shape.start_ms, id) end
   if not job.waits_for then return enter_behind(job, shape, place) end
-  set(job, "waits_for", job.waits_for)
   local pending, doomed = await_parents(job)
   if pending == 0 and not doomed then return enter_behind(job, shape, place) end
   job.status = "blocked"
