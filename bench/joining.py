@@ -36,7 +36,7 @@ class Device:
         return self.fixed_s + self.row_s * rows if rows else 0.0
 
 
-# Mostly overhead; `toyworld`'s shape on two processors, from its speed in batches; a row that fills the device.
+# Mostly overhead; as `toyworld` on two processors, from its speed in batches; a row that fills the device.
 DEVICES = (
     Device(name="40 + 5 ms a row", fixed_s=0.040, row_s=0.005),
     Device(name="18 + 7.5 ms a row", fixed_s=0.018, row_s=0.0075),
