@@ -19,9 +19,9 @@ MODELS = {
 }
 
 
-def twin_desk(models: dict[str, SimModel]) -> LedgerDesk:
+def twin_desk(models: dict[str, SimModel], *, busy: float = 0.0) -> LedgerDesk:
     clock = VirtualClock()
-    return LedgerDesk(MemoryLedger(clock), clock, models)
+    return LedgerDesk(MemoryLedger(clock), clock, models, busy=busy)
 
 
 class Noting(QueueDesk):
@@ -78,6 +78,15 @@ def test_the_next_batch_may_be_claimed_before_the_device_is_free() -> None:
     sim = Simulation(MODELS, one_worker(), desk, lead=lambda run_s: 0.5)
     assert [one.started_s for one in sim.run(trace)] == [4.0, 4.0, 6.0, 6.0]
     assert desk.asked_s[:2] == [0.0, 5.5]
+
+
+@pytest.mark.parametrize("busy", [0.0, 1.0])
+def test_calls_take_virtual_time_when_asked_to(busy: float) -> None:
+    machines = [Machine(id=f"w{number}", models=("a",), memory_bytes=1) for number in range(3)]
+    desk = twin_desk(MODELS, busy=busy)
+    served = Simulation(MODELS, machines, desk).run([job(number, 0.0, "a") for number in range(6)])
+    calls_s = sum(desk.took_s["submit"] + desk.took_s["claim"][:3])  # one after the other
+    assert max(one.started_s for one in served) == pytest.approx(4.0 + busy * calls_s)
 
 
 @pytest.mark.parametrize("rule", ["ours", "fifo", "lookahead", "longest"])
