@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -126,14 +127,15 @@ def _round(ours: Door, theirs: Publishers, number: int, jobs: int, singles: int)
     ours.empty()
     ledger = jobs / seconds(lambda: ours.ledger.submit(checked))
     ours.empty()
+    times = _singles(ours, theirs, singles)
     made = Round(
         delay=delay,
         tuned=tuned,
         whole=whole,
         ledger=ledger,
-        delay_ms=[1_000 * seconds(lambda: theirs.delay(row)) for row in rows(singles)],  # noqa: B023
-        tuned_ms=[1_000 * seconds(lambda: theirs.send(row)) for row in rows(singles)],  # noqa: B023
-        single_ms=[1_000 * seconds(lambda: ours.producer.submit(row)) for row in rows(singles)],  # noqa: B023
+        delay_ms=times[0],
+        tuned_ms=times[1],
+        single_ms=times[2],
     )
     print(
         f"p4 round {number + 1}: delay {delay:.0f}/s, tuned {tuned:.0f}/s, whole door {whole:.0f}/s, "
@@ -142,3 +144,12 @@ def _round(ours: Door, theirs: Publishers, number: int, jobs: int, singles: int)
         file=sys.stderr,
     )
     return made
+
+
+def _singles(ours: Door, theirs: Publishers, singles: int) -> tuple[list[float], list[float], list[float]]:
+    """Return the milliseconds of single submits by `delay`, tuned and ours, in turn: a fair share of load."""
+    times: tuple[list[float], list[float], list[float]] = ([], [], [])
+    for row in rows(singles):
+        for way, found in zip((theirs.delay, theirs.send, ours.producer.submit), times, strict=True):
+            found.append(1_000 * seconds(partial(way, row)))
+    return times
