@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from pixelkiln_shared.events import stream_of
-from pixelkiln_shared.fleet import DeviceTime, ModelTally
+from pixelkiln_shared.fleet import DeviceTime, ModelTally, WorkerInfo
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.kinds import Role
 from pixelkiln_shared.previews import Previews
@@ -226,7 +226,13 @@ def test_a_worker_tells_what_it_loaded_and_what_it_could_not(stack: Stack, tmp_p
     catalogue.write_text(
         '[models.broken]\ntitle = "A stub without a size"\nfamily = "stub"\nkinds = ["generate"]\n'
     )
-    info = stack.start(PIXELKILN_WORKER_MODELS="stub,broken", PIXELKILN_CATALOGUE=str(catalogue))
+    stack.start(PIXELKILN_WORKER_MODELS="stub,broken", PIXELKILN_CATALOGUE=str(catalogue))
+
+    def told() -> WorkerInfo | None:
+        [info] = stack.fleet.workers()
+        return info if info.unavailable else None
+
+    info = wait_for(told, 20, "the second model was not tried")
     [loaded] = info.loaded
     assert loaded.id == "stub"
     assert info.memory_bytes > 0
