@@ -235,9 +235,9 @@ class S3Proxy(Served):
                 writer.write(answer[: len(answer) // 2])
                 await writer.drain()
         finally:
+            back.close()
             body.cancel()
             await asyncio.gather(body, return_exceptions=True)
-            back.close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, length: int) -> None:
