@@ -19,6 +19,7 @@ from typing import Any, Self
 
 _CHUNK = 1 << 16
 _SLOW_S = 5.0
+_CLOSING_S = 0.01  # a closed transport lets go of its socket in a later turn of the loop
 _HEAD_BYTES = 1 << 16
 
 
@@ -89,6 +90,7 @@ class Served:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(_CLOSING_S)
 
 
 class TcpProxy(Served):
@@ -233,9 +235,9 @@ class S3Proxy(Served):
                 writer.write(answer[: len(answer) // 2])
                 await writer.drain()
         finally:
+            back.close()
             body.cancel()
             await asyncio.gather(body, return_exceptions=True)
-            back.close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, length: int) -> None:
