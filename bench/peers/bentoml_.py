@@ -10,7 +10,6 @@ import time
 import bentoml
 import work
 
-VERB = os.environ.get("BENCH_VERB", "submit")
 CLIENTS = 32
 
 
@@ -35,7 +34,8 @@ class Bench:
 
 
 def serve(_: str) -> None:
-    """Start the server with one worker."""
+    """Start the server with one worker; its database lies where everything of this run does."""
+    os.environ |= {"BENTOML_HOME": str(work.folder()), "BENTOML_DO_NOT_TRACK": "true"}
     work.run("bentoml", "serve", "bentoml_:Bench", "--host", "127.0.0.1", "--port", str(work.port()))
 
 
