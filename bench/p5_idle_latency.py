@@ -20,6 +20,7 @@ from bench.results import Result
 from bench.stage import Stage, api, stage
 from pixelkiln.producer import Producer
 from pixelkiln_shared.events import EventReader
+from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.ledger import async_redis_client
 
 CALLS = 200
@@ -66,8 +67,11 @@ def by_library(ready: Stage) -> list[float]:
     async def once(reader: EventReader) -> None:
         job = await asyncio.to_thread(producer.accept, REQUEST)
         async with reader.subscribe(job.ids[0]) as events:
-            while not (await asyncio.to_thread(producer.get, job.ids[0])).status.terminal:
-                await anext(events)
+            record = await asyncio.to_thread(producer.get, job.ids[0])
+            while not record.status.terminal:
+                event = await anext(events)
+                if event.type == "status" and Status(event.data["status"]).terminal:
+                    record = await asyncio.to_thread(producer.get, job.ids[0])
 
     with asyncio.Runner() as runner:
         client = async_redis_client(ready.settings)
