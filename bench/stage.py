@@ -119,7 +119,7 @@ def api(ready: Stage) -> Iterator[int]:
     """Have the HTTP API in front of the stage inside the block; gives its port."""
     port, given = free_port(), ready.settings
     environment = {
-        **os.environ,
+        **surroundings(),
         **_common(given),
         "PIXELKILN_HOST": "127.0.0.1",
         "PIXELKILN_PORT": str(port),
@@ -186,7 +186,7 @@ def redis_server(folder: Path, port: int) -> Iterator[int]:
 @contextmanager
 def _workers(folder: Path, settings: Settings, count: int, chosen: Mapping[str, str]) -> Iterator[None]:
     environment = {
-        **os.environ,
+        **surroundings(),
         **_common(settings),
         "PIXELKILN_DEVICE": "cpu",
         **chosen,
@@ -203,6 +203,11 @@ def _workers(folder: Path, settings: Settings, count: int, chosen: Mapping[str, 
             process.terminate()
         for process in processes:
             process.wait(PATIENCE_S)
+
+
+def surroundings() -> dict[str, str]:
+    """Return this process's environment without settings: what is measured depends on none of them."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PIXELKILN_")}
 
 
 def _common(settings: Settings) -> dict[str, str]:
