@@ -89,8 +89,8 @@ QUEUES = (
         name="arq",
         script="arq_.py",
         environment="arq",
-        setting="uvloop, 100 jobs side by side, polling every 10 ms instead of 500; its long job sleeps in the "
-        "event loop, so that a cancel need not wait for a step's end",
+        setting="uvloop, 100 jobs side by side, polling every 10 ms instead of 500; its long job sleeps in "
+        "the event loop, so that a cancel need not wait for a step's end",
         cannot={"pictures": _ONE_A_JOB},
     ),
     Peer(
