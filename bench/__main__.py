@@ -6,6 +6,7 @@ Exit status 1 when a goal was missed.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +20,8 @@ ROUNDS, FULL_ROUNDS = 3, 7
 
 def main() -> int:
     """Run what was asked for; results of other benchmarks stay in the file."""
+    # a killed bench ends what it started, as an interrupted one does
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("ids", nargs="*", metavar="ID", help=f"which: {', '.join(catalogue.names())}")
     parser.add_argument("--rounds", type=int, help=f"how often each is measured (default: {ROUNDS})")

@@ -5,16 +5,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import cast
 
+from bench.peers import environments as environments  # first of all: it takes its variable away
 from bench.results import Result
 
 SHORT = {
     "p1": "p1_stub_path",
     "p2": "p2_embedded",
+    "p3": "p3_empty_jobs",
     "p4": "p4_submit",
+    "p5": "p5_idle_latency",
     "p6": "p6_depth",
     "p7": "p7_churn",
     "p8": "p8_fairness",
     "p9": "p9_scaling",
+    "p10": "p10_cancel",
     "p12": "p12_masks",
     "start": "startup",
     "batch": "batching",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 
+from bench import p1_peers
 from bench.results import Result, compared, machine
 from bench.stage import Stage, stage, stub_specs
 from pixelkiln_worker.families.stub import DEVICE_MS, PER_ITEM_MS
@@ -26,7 +27,7 @@ def run(rounds: int, full: bool) -> list[Result]:
     with stage() as ready:
         ours_per_s(ready, 10 * BATCH)  # connections, caches, forecasts
         pairs = [_round(ready, number) for number in range(rounds)]
-    return [
+    beside_loop = [
         compared(
             "p1",
             f"pictures a second, whole path, {PICTURES} stub pictures of {SIZE_PX} px as PNG into a folder",
@@ -37,6 +38,8 @@ def run(rounds: int, full: bool) -> list[Result]:
             "leaves the processor to the rest",
         )
     ]
+    ours = [one for one, _ in pairs]
+    return beside_loop + p1_peers.beside(ours, size_px=SIZE_PX, rounds=rounds, full=full)
 
 
 def bare_per_s(pictures: int) -> float:

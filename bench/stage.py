@@ -77,7 +77,11 @@ class Stage:
 
 @contextmanager
 def stage(
-    *, workers: int = 1, models: str = "stub", environment: Mapping[str, str] | None = None
+    *,
+    workers: int = 1,
+    models: str = "stub",
+    environment: Mapping[str, str] | None = None,
+    max_batch: int | None = None,
 ) -> Iterator[Stage]:
     """Start Redis and so many worker processes; end all, and delete what they stored, at the end.
 
@@ -85,11 +89,15 @@ def stage(
         workers: how many processes.
         models: comma-separated ids of what they serve, all loaded before anything is measured.
         environment: more of the workers' settings, as variables.
+        max_batch: rows the stub takes at once, instead of its own eight.
     """
     with tempfile.TemporaryDirectory(prefix="pixelkiln-bench-") as name, ExitStack() as stack:
         folder, port = Path(name), free_port()
         settings = Settings(
-            redis_url=f"redis://127.0.0.1:{port}/0", storage_url=f"file://{folder}/objects", stub=True
+            redis_url=f"redis://127.0.0.1:{port}/0",
+            storage_url=f"file://{folder}/objects",
+            stub=True,
+            catalogue=_catalogue(folder, max_batch) if max_batch else None,
         )
         redis_pid = stack.enter_context(redis_server(folder, port))
         chosen = {"PIXELKILN_WORKER_MODELS": models, **(environment or {})}
@@ -106,13 +114,33 @@ def stage(
         )
 
 
+@contextmanager
+def api(ready: Stage) -> Iterator[int]:
+    """Have the HTTP API in front of the stage inside the block; gives its port."""
+    port, given = free_port(), ready.settings
+    environment = {
+        **surroundings(),
+        **_common(given),
+        "PIXELKILN_HOST": "127.0.0.1",
+        "PIXELKILN_PORT": str(port),
+    }
+    command = [sys.executable, "-W", "ignore", "-m", "pixelkiln.api"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _until(lambda: _listens(port), "the API did not start")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
 def stub_specs(
-    count: int, *, size_px: int, tenant: str = TENANT, options: dict[str, float] | None = None
+    count: int, *, size_px: int, tenant: str = TENANT, options: Mapping[str, float] | None = None
 ) -> list[JobSpec]:
     """Return stub jobs that may share batches; the device time is the stub's own, or that of `options`."""
     given = {"width": size_px, "height": size_px, "steps": 1, "guidance": 1.0, "count": 1, "format": "png"}
     if options:
-        given["options"] = options
+        given["options"] = dict(options)
     return [
         JobSpec(
             id=new_id("job"),
@@ -158,12 +186,9 @@ def redis_server(folder: Path, port: int) -> Iterator[int]:
 @contextmanager
 def _workers(folder: Path, settings: Settings, count: int, chosen: Mapping[str, str]) -> Iterator[None]:
     environment = {
-        **os.environ,
-        "PIXELKILN_REDIS_URL": settings.redis_url,
-        "PIXELKILN_STORAGE_URL": settings.storage_url,
+        **surroundings(),
+        **_common(settings),
         "PIXELKILN_DEVICE": "cpu",
-        "PIXELKILN_STUB": "1",
-        "PIXELKILN_LOG_LEVEL": "WARNING",
         **chosen,
     }
     command = [sys.executable, "-W", "ignore", "-m", "pixelkiln_worker"]
@@ -178,6 +203,36 @@ def _workers(folder: Path, settings: Settings, count: int, chosen: Mapping[str, 
             process.terminate()
         for process in processes:
             process.wait(PATIENCE_S)
+
+
+def surroundings() -> dict[str, str]:
+    """Return this process's environment without settings: what is measured depends on none of them."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PIXELKILN_")}
+
+
+def _common(settings: Settings) -> dict[str, str]:
+    """Return what every process of the stage is told."""
+    given = {
+        "PIXELKILN_REDIS_URL": settings.redis_url,
+        "PIXELKILN_STORAGE_URL": settings.storage_url,
+        "PIXELKILN_STUB": "1",
+        "PIXELKILN_LOG_LEVEL": "WARNING",
+    }
+    return given | ({"PIXELKILN_CATALOGUE": str(settings.catalogue)} if settings.catalogue else {})
+
+
+def _catalogue(folder: Path, max_batch: int) -> Path:
+    """Write a catalogue whose stub takes larger batches, as an operator does for a fast model."""
+    path = folder / "catalogue.toml"
+    path.write_text(
+        '[models.stub]\ntitle = "Stub"\ndescription = "Sleeps instead of computing."\nfamily = "stub"\n'
+        'kinds = ["generate"]\ntest_only = true\n'
+        "defaults = { width = 512, height = 512, steps = 1, guidance = 1.0 }\n"
+        f"limits = {{ max_batch = {max_batch}, min_side = 8, max_side = 2048, max_pixels = 4194304, "
+        "max_steps = 1000 }\n",
+        "utf-8",
+    )
+    return path
 
 
 def _ready_pids(fleet: Fleet, count: int) -> tuple[int, ...]:
@@ -195,6 +250,14 @@ def _until(look: Callable[[], bool], otherwise: str, limit_s: float = PATIENCE_S
         if time.monotonic() > deadline:
             raise RuntimeError(otherwise)
         time.sleep(0.05)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _answers(client: redis.Redis) -> bool:

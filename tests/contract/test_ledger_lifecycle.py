@@ -82,6 +82,31 @@ def test_a_published_result_is_the_jobs_result(world: World) -> None:
     assert (record.started_at, record.completed_at) == (START, START + 2)
 
 
+def test_results_published_together_count_one_by_one(world: World) -> None:
+    first, second, third = world.submit(3)
+    world.claim(max_rows=3)
+    world.ledger.cancel(second)
+    results = [(first, 1, '{"n":1}'), (second, 1, '{"n":2}'), (third, 2, '{"n":3}')]
+    for _ in range(2):  # the second time as if the first answer had been lost
+        statuses = world.ledger.publish_many(results)
+        assert [statuses[0], statuses[2]] == [Status.SUCCEEDED, None]
+    assert [world.ledger.get(job).status for job in (first, second, third)] == [
+        Status.SUCCEEDED,
+        Status.CANCELED,
+        Status.RUNNING,
+    ]
+    assert world.ledger.get(first).result == '{"n":1}'
+    assert world.ledger.publish_many([]) == []
+
+
+def test_results_published_together_free_all_who_wait_for_them(world: World) -> None:
+    parents = world.submit(2)
+    world.claim(max_rows=2)
+    [child] = world.submit(1, waits_for=tuple(parents))
+    world.ledger.publish_many([(parent, 1, "{}") for parent in parents])
+    assert world.ledger.get(child).status is Status.QUEUED
+
+
 def test_a_failed_job_keeps_its_error(world: World) -> None:
     job = world.one()
     world.claim()

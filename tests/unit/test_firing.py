@@ -61,6 +61,25 @@ def test_a_batch_is_published_job_by_job(house: House) -> None:
     assert house.shop.held.jobs() == []
 
 
+def test_jobs_that_leave_no_files_are_published_in_one_call(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    publish = house.ledger.publish_many
+
+    def counted(results: Sequence[tuple[str, int, str]]) -> list[Status | None]:
+        calls.append(len(results))
+        return publish(results)
+
+    monkeypatch.setattr(house.ledger, "publish_many", counted)
+    house.brush.run_batch = lambda batch, watch: [Outcome(detail={"told": True}) for _ in batch]
+    records = house.run(*(stub_spec(str(number)) for number in range(3)))
+    assert [record.status for record in records] == [Status.SUCCEEDED] * 3
+    assert [Result.model_validate_json(record.result or "").artifacts for record in records] == [[], [], []]
+    assert list(house.storage.list("")) == []
+    assert calls == [3]
+
+
 def test_flower_is_told_jobs_batch_and_times(house: House) -> None:
     [name] = house.submit(stub_spec())
     line = fire(house.shop)

@@ -74,7 +74,7 @@ def test_the_device_thread_asks_neither_ledger_nor_store(
 
     by_thread: list[tuple[str, str]] = []
     for part in (house.ledger, house.storage):
-        for name in ("claim", "top_up", "fail", "publish", "release", "get", "put"):
+        for name in ("claim", "top_up", "fail", "publish_many", "release", "get", "put"):
             if hasattr(part, name):
                 monkeypatch.setattr(part, name, watched(name, getattr(part, name)))
     with occupied(house):
@@ -86,7 +86,7 @@ def test_the_device_thread_asks_neither_ledger_nor_store(
     fired.join(10)
     house.shop.residency._load = unloadable
     house.run(stub_spec())
-    assert {"claim", "top_up", "fail", "publish", "get", "put"} <= {name for _, name in by_thread}
+    assert {"claim", "top_up", "fail", "publish_many", "get", "put"} <= {name for _, name in by_thread}
     assert "device" not in {thread for thread, _ in by_thread}
 
 

@@ -13,6 +13,8 @@ from pixelkiln_shared.testing.ledger import MemoryLedger
 from pixelkiln_worker.held import Gone, Held, HeldJob
 from tests.worker_processes import new_job, stub_spec
 
+RESULT = '{"artifacts": []}'
+
 
 class Clock:
     def __init__(self) -> None:
@@ -77,7 +79,7 @@ def test_the_first_reason_stays(held: Held, job: HeldJob) -> None:
 
 
 def test_a_job_is_settled_once(ledger: MemoryLedger, held: Held, job: HeldJob) -> None:
-    assert held.publish(job, '{"artifacts": []}')
+    assert held.publish([(job, RESULT)]) == [True]
     held.fail(job, JobError("too late"))
     assert ledger.get(job.id).status is Status.SUCCEEDED
 
@@ -86,9 +88,21 @@ def test_a_fenced_attempt_moves_nothing(ledger: MemoryLedger, held: Held, job: H
     clock.now += 11
     ledger.reap()
     claim(ledger, "w2")
-    assert not held.publish(job, '{"artifacts": []}')
+    assert held.publish([(job, RESULT)]) == [False]
     assert job.gone is Gone.LOST
     assert ledger.get(job.id).status is Status.RUNNING
+    assert held.jobs() == []
+
+
+def test_of_several_results_each_counts_by_itself(ledger: MemoryLedger, held: Held, clock: Clock) -> None:
+    ledger.submit([new_job(stub_spec(name)) for name in ("a", "b", "c")])
+    ours, canceled, fenced = held.take(claim(ledger).jobs)
+    ledger.cancel(canceled.id)
+    ledger.fail(fenced.id, fenced.attempt, "{}")
+    assert held.publish([(fenced, RESULT), (canceled, RESULT), (ours, RESULT)]) == [False, False, True]
+    assert ledger.get(ours.id).status is Status.SUCCEEDED
+    assert ledger.get(canceled.id).status is Status.CANCELED
+    assert fenced.gone is Gone.LOST
     assert held.jobs() == []
 
 
@@ -99,11 +113,11 @@ def test_an_outage_settles_nothing_and_may_be_tried_again(
         raise RedisUnavailable("away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "publish", away)
+        patch.setattr(ledger, "publish_many", away)
         with pytest.raises(RedisUnavailable):
-            held.publish(job, '{"artifacts": []}')
+            held.publish([(job, RESULT)])
     assert held.pairs() == [(job.id, 1)]
-    assert held.publish(job, '{"artifacts": []}')
+    assert held.publish([(job, RESULT)]) == [True]
 
 
 def test_the_error_of_a_timeout_says_how_to_mend_it(ledger: MemoryLedger, held: Held, job: HeldJob) -> None:
@@ -126,7 +140,7 @@ def test_a_job_handed_to_us_again_replaces_its_older_attempt(
 
 def test_waiting_until_nothing_is_held(held: Held, job: HeldJob) -> None:
     assert not held.wait_until_empty(0.01)
-    held.publish(job, '{"artifacts": []}')
+    held.publish([(job, RESULT)])
     assert held.wait_until_empty(0.01)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import structlog
@@ -12,6 +14,7 @@ import structlog
 from pixelkiln_shared import keys
 from pixelkiln_shared.errors import StorageUnavailable
 from pixelkiln_shared.jobs import Artifact, Result
+from pixelkiln_shared.kinds import Role
 from pixelkiln_shared.storage.contract import Storage
 from pixelkiln_worker.compute import Work
 from pixelkiln_worker.encode import EncodedFile, encode
@@ -20,6 +23,37 @@ from pixelkiln_worker.held import Gone, Held, HeldJob
 from pixelkiln_worker.patience import insist
 
 log = structlog.get_logger(__name__)
+
+PICTURES = frozenset({Role.IMAGE, Role.CUTOUT, Role.DEPTH})  # the files that count as pictures made
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """A work whose files are stored: its result as the ledger takes it, and how many pictures it made."""
+
+    work: Work
+    result: str
+    pictures: int
+
+
+class Outbox:
+    """Where a batch's works arrive from several threads once they are stored, each once; None: not stored."""
+
+    def __init__(self, expected: int) -> None:
+        self._left = expected
+        self._come: SimpleQueue[Stored | None] = SimpleQueue()
+        self.put = self._come.put
+
+    def __iter__(self) -> Iterator[list[Stored]]:
+        """Give all that has come, again and again until everyone has; waits only when nothing has."""
+        while self._left > 0:
+            come = [self._come.get()]
+            with suppress(Empty):
+                while len(come) < self._left:
+                    come.append(self._come.get_nowait())
+            self._left -= len(come)
+            if stored := [one for one in come if one is not None]:
+                yield stored
 
 
 def prepare(work: Work, facts: dict[str, Any]) -> list[EncodedFile]:
@@ -33,8 +67,8 @@ def prepare(work: Work, facts: dict[str, Any]) -> list[EncodedFile]:
     return files
 
 
-def send(work: Work, files: Sequence[EncodedFile], storage: Storage, held: Held) -> bool:
-    """Store the files and publish the result, waiting outages out; False when the attempt no longer counts.
+def store(work: Work, files: Sequence[EncodedFile], storage: Storage) -> Stored:
+    """Store the files, waiting outages out.
 
     Raises:
         Unwanted: the job was canceled, lost or drained meanwhile.
@@ -45,10 +79,24 @@ def send(work: Work, files: Sequence[EncodedFile], storage: Storage, held: Held)
     artifacts = [_store(file, prefix, storage, job) for file in files]
     work.metrics["upload_ms"] = _ms_since(began)
     result = _result(work, artifacts).model_dump_json()
-    published = insist(lambda: held.publish(job, result), lambda: job.gone is not Gone.LOST)
-    if not published and job.gone is not Gone.LOST:  # canceled at the last moment: nobody sees them
-        discard(job, storage)
-    return published
+    return Stored(work=work, result=result, pictures=sum(file.role in PICTURES for file in files))
+
+
+def publish(stored: Sequence[Stored], storage: Storage, held: Held) -> list[Stored]:
+    """Publish what is stored in one call, waiting outages out; return those whose attempt counted.
+
+    Raises:
+        Unwanted: meanwhile all of them were lost.
+        RedisUnavailable: Redis was away for longer than patience lasts.
+    """
+    results = [(one.work.job, one.result) for one in stored]
+    counted = insist(
+        lambda: held.publish(results), lambda: any(job.gone is not Gone.LOST for job, _ in results)
+    )
+    for (job, _), published in zip(results, counted, strict=True):
+        if not published and job.gone is not Gone.LOST:  # canceled at the last moment: nobody sees them
+            discard(job, storage)
+    return [one for one, published in zip(stored, counted, strict=True) if published]
 
 
 def discard(job: HeldJob, storage: Storage) -> None:

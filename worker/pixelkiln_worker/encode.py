@@ -40,7 +40,7 @@ class EncodedFile:
 def encode(
     job: JobSpec, outcome: Outcome, *, image: Pixels | None = None, facts: Mapping[str, Any]
 ) -> list[EncodedFile]:
-    """Return the files of an attempt, the manifest last.
+    """Return the files of an attempt, the manifest last; none when nothing came of it but the record.
 
     A picture gives `0.png` (or .webp, .jpeg, as the job asked), a depth map `0.depth.png` (16-bit grey, white
     nearest) and `0.preview.webp` (the same in colours). A segmentation gives `0.mask.png` (a palette
@@ -64,7 +64,7 @@ def encode(
         if image is None or image.shape[:2] != outcome.segmentation.ids.shape:
             raise ValueError("a segmentation is encoded with its own picture")
         files += _segmentation(job, outcome.segmentation, image)
-    return [*files, _manifest(job, outcome, facts, files)]
+    return [*files, _manifest(job, outcome, facts, files)] if files else []
 
 
 def _pictures(job: JobSpec, pictures: Sequence[Picture], model: Mapping[str, Any]) -> list[EncodedFile]:

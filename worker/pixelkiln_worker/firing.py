@@ -18,13 +18,12 @@ import structlog
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.costs import Measured
 from pixelkiln_shared.errors import JobError, ModelUnavailable, PixelkilnError, Unavailable
-from pixelkiln_shared.kinds import Role
 from pixelkiln_shared.ledger.contract import Claim, LaneOffer
 from pixelkiln_worker import choices, delivery, inputs
 from pixelkiln_worker.boarding import Boarding
 from pixelkiln_worker.compute import Work
+from pixelkiln_worker.delivery import Outbox, Stored
 from pixelkiln_worker.device import Poisoned
-from pixelkiln_worker.encode import EncodedFile
 from pixelkiln_worker.families.contract import Outcome, Task
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.patience import Unwanted, insist
@@ -34,7 +33,6 @@ from pixelkiln_worker.workshop import Workshop
 log = structlog.get_logger(__name__)
 
 LONG_FETCH_S = 1.0  # inputs that take longer let other jobs pass, which may need none
-PICTURES = frozenset({Role.IMAGE, Role.CUTOUT, Role.DEPTH})  # the files that count as pictures made
 
 
 @dataclass(slots=True)
@@ -283,36 +281,68 @@ def _deliver(shop: Workshop, batch: Batch) -> None:
     began = time.monotonic()
     for index, work in enumerate(batch.works):
         work.metrics |= {**batch.metrics, "batch_size": len(batch.works), "batch_index": index}
-    list(shop.hands.map(partial(_deliver_one, shop, batch), batch.works))
+    outbox = Outbox(len(batch.works))
+    for work in batch.works:
+        if isinstance(work.outcome, Outcome) and work.outcome.bare:
+            _hand_in(shop, batch, work, outbox)  # sooner done than handed over
+        else:
+            shop.hands.submit(_hand_in, shop, batch, work, outbox)
+    for stored in outbox:
+        _publish(shop, stored)
     batch.metrics["deliver_ms"] = _ms_since(began)
 
 
-def _deliver_one(shop: Workshop, batch: Batch, work: Work) -> None:
+def _hand_in(shop: Workshop, batch: Batch, work: Work, outbox: Outbox) -> None:
+    stored = None
+    try:
+        stored = _store(shop, batch, work)
+    finally:
+        outbox.put(stored)
+
+
+def _store(shop: Workshop, batch: Batch, work: Work) -> Stored | None:
+    """Encode and store what a job came to; None when there is nothing to publish."""
     if not work.job.wanted or work.outcome is None:
-        return
+        return None
     if isinstance(work.outcome, Exception):
         _fail(shop, work.job, _as_job_error(work.outcome))
-        return
+        return None
     try:
         with shop.encoding:
             files = delivery.prepare(work, _facts(shop, batch, work))
-        if delivery.send(work, files, shop.storage, shop.held):
-            _count(shop, work, files)
-            shop.recall.keep(work.job.spec.tenant, work.outcome.memory)
+        return delivery.store(work, files, shop.storage)
     except Unwanted:
         if work.job.gone is Gone.CANCELED:
             delivery.discard(work.job, shop.storage)
     except Exception as error:
-        log.exception("a result could not be delivered", job=work.job.id)
+        log.exception("a result could not be stored", job=work.job.id)
         _fail(shop, work.job, _as_job_error(error))
+    return None
 
 
-def _count(shop: Workshop, work: Work, files: Sequence[EncodedFile]) -> None:
+def _publish(shop: Workshop, stored: Sequence[Stored]) -> None:
+    published: list[Stored] = []
+    try:
+        published = delivery.publish(stored, shop.storage, shop.held)
+    except Unwanted:  # newer attempts have them all
+        pass
+    except Exception as error:
+        log.exception("results could not be published", jobs=[one.work.job.id for one in stored])
+        for one in stored:
+            _fail(shop, one.work.job, _as_job_error(error))
+    for one in published:
+        _count(shop, one)
+        if isinstance(one.work.outcome, Outcome):
+            shop.recall.keep(one.work.job.spec.tenant, one.work.outcome.memory)
+
+
+def _count(shop: Workshop, stored: Stored) -> None:
+    job = stored.work.job
     shop.telemetry.done(
-        work.job.spec.model,
-        duration_s=time.monotonic() - work.job.claimed_at,
-        upload_s=work.metrics["upload_ms"] / 1_000,
-        pictures=sum(file.role in PICTURES for file in files),
+        job.spec.model,
+        duration_s=time.monotonic() - job.claimed_at,
+        upload_s=stored.work.metrics["upload_ms"] / 1_000,
+        pictures=stored.pictures,
     )
 
 

@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -128,13 +128,26 @@ class Held:
 
     # ------------------------------------------------------------------------------------------- settlement
 
-    def publish(self, job: HeldJob, result: str) -> bool:
-        """End the job with its result; False when the attempt was fenced or canceled.
+    def publish(self, results: Sequence[tuple[HeldJob, str]]) -> list[bool]:
+        """End several jobs with their results in one call; False for who was fenced, canceled or settled.
 
         Raises:
             RedisUnavailable: nothing was settled; try again.
         """
-        return self._move(job, lambda: self._ledger.publish(job.id, job.attempt, result)) is Status.SUCCEEDED
+        with ExitStack() as locks:
+            for job, _ in results:
+                locks.enter_context(job.lock)
+            ours = [(job, told) for job, told in results if not job.settled and job.gone is not Gone.LOST]
+            statuses = self._ledger.publish_many([(job.id, job.attempt, told) for job, told in ours])
+            done = set()
+            for (job, _), status in zip(ours, statuses, strict=True):
+                job.settled = True
+                if status is None:
+                    job.gone = Gone.LOST
+                elif status is Status.SUCCEEDED:
+                    done.add(job.id)
+        self._forget([job for job, _ in results])
+        return [job.id in done for job, _ in results]
 
     def fail(self, job: HeldJob, error: PixelkilnError) -> None:
         """End the job with an error.

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from pixelkiln.resources import JobResource
 from pixelkiln_shared.errors import PixelkilnError, RedisUnavailable
 from pixelkiln_shared.events import Event, EventReader
+from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.ledger import async_redis_client
 from pixelkiln_shared.ledger.contract import Ledger, Record
 from pixelkiln_shared.settings import Settings
@@ -64,7 +65,7 @@ class Watcher:
                 _ticking(events, RECHECK_S) as ticks,
             ):
                 async for event in ticks:
-                    if event is None or event.type == "status":
+                    if event is None or _tells_an_end(event):
                         record = await run_in_threadpool(self._ledger.get, job_id)
                         if record.status.terminal:
                             return
@@ -162,6 +163,10 @@ async def _ticks(events: AsyncIterator[Event], seconds: float) -> AsyncGenerator
         pending.cancel()
         with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
             await pending
+
+
+def _tells_an_end(event: Event) -> bool:
+    return event.type == "status" and Status(event.data["status"]).terminal
 
 
 def _linked(event: Event, base: str) -> dict[str, Any]:

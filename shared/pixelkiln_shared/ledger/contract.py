@@ -266,6 +266,13 @@ class Ledger(Protocol):
         """
         ...
 
+    def publish_many(self, results: Sequence[tuple[str, int, str]]) -> list[Status | None]:
+        """Publish `(id, attempt, result)` of several jobs in one call, each as if it were alone.
+
+        The statuses are in the order of the results; None where `publish` would raise `LeaseLost`.
+        """
+        ...
+
     def fail(self, job_id: str, attempt: int, error: str) -> Status:
         """End the attempt with an error (JSON `{code, message}`); children waiting for it fail too.
 

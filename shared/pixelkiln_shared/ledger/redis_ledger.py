@@ -172,6 +172,13 @@ class RedisLedger(LedgerReader):
         """
         return self._end("publish", job_id, attempt, result)
 
+    def publish_many(self, results: Sequence[tuple[str, int, str]]) -> list[Status | None]:
+        """Publish `(id, attempt, result)` of several jobs in one call; None: that lease is lost."""
+        with redis_errors():
+            flat = [value for one in results for value in one]
+            statuses = self._scripts.run("end_attempt", "publish", *flat) if flat else []
+        return [Status(status) if status else None for status in statuses]
+
     def fail(self, job_id: str, attempt: int, error: str) -> Status:
         """End the attempt with an error (JSON `{code, message}`), or `canceled` when a cancel came first.
 
@@ -285,7 +292,7 @@ class RedisLedger(LedgerReader):
 
     def _end(self, move: str, job_id: str, attempt: int, outcome: str = "") -> Status:
         with redis_errors():
-            status = self._scripts.run("end_attempt", job_id, attempt, move, outcome)
+            [status] = self._scripts.run("end_attempt", move, job_id, attempt, outcome)
         if not status:
             raise LeaseLost(f"attempt {attempt} of {job_id} no longer owns the job")
         return Status(status)

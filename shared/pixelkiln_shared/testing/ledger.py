@@ -155,6 +155,17 @@ class MemoryLedger(MemoryClaims):
         return self._end(job_id, attempt, Status.SUCCEEDED, result)
 
     @atomic
+    def publish_many(self, results: Sequence[tuple[str, int, str]]) -> list[Status | None]:
+        """Publish the results of several jobs, each as if it were alone; None: the lease is lost."""
+        statuses: list[Status | None] = []
+        for job_id, attempt, result in results:
+            try:
+                statuses.append(self._end(job_id, attempt, Status.SUCCEEDED, result))
+            except LeaseLost:
+                statuses.append(None)
+        return statuses
+
+    @atomic
     def fail(self, job_id: str, attempt: int, error: str) -> Status:
         """End the attempt with an error, or `canceled` when a cancel came first."""
         return self._end(job_id, attempt, Status.FAILED, error)

@@ -94,6 +94,11 @@ class Outcome:
     warnings: tuple[dict[str, str], ...] = ()
     memory: Memory | None = None
 
+    @property
+    def bare(self) -> bool:
+        """Whether there is nothing to encode and to store."""
+        return not self.pictures and self.segmentation is None and self.depth is None
+
 
 class Watch(Protocol):
     """The model's line to the outside while it runs."""
