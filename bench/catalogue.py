@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import cast
 
-from bench.peers import environments as environments  # first of all: it takes its variable away
 from bench.results import Result
 
 SHORT = {

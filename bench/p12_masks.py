@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,20 +24,24 @@ from PIL import Image
 
 from bench import p12_peer
 from bench.mask_scenes import REALISTIC, SIDE_PX, Ids, scenes
-from bench.results import Result, compared
+from bench.peers import environments
+from bench.results import Result, compared, unable
 from pixelkiln_worker.annotations import coco, compressed, regions
 from pixelkiln_worker.families.contract import Segment, Segmentation
 
 GOAL = 0.5  # at most twice the peer's time
 REPEATS, FULL_REPEATS = 5, 15
-PEER = "pycocotools==2.0.11"
-_ENVIRONMENT = Path(__file__).parents[1] / "build" / "bench-peers" / "pycocotools"
+PEER = environments.REQUIREMENTS["pycocotools"][0]
 _FORMS = ("PNG in base64", "plain JSON arrays", "run lengths as JSON numbers")
 
 
 def run(rounds: int, full: bool) -> list[Result]:
     """Measure; the ratios are medians over the rounds."""
-    python, repeats, maps = interpreter(), FULL_REPEATS if full else REPEATS, scenes()
+    repeats, maps = FULL_REPEATS if full else REPEATS, scenes()
+    try:
+        python = environments.python("pycocotools")
+    except environments.CannotInstall as error:
+        return [unable("p12", "masks as JSON", peer_name=PEER, goal=GOAL, why=str(error))]
     with tempfile.TemporaryDirectory(prefix="pixelkiln-bench-") as name:
         folder = Path(name)
         for scene, ids in maps.items():
@@ -53,17 +56,6 @@ def run(rounds: int, full: bool) -> list[Result]:
         ),
         *(_length_row("noise", [maps["noise"]], form) for form in _FORMS),
     ]
-
-
-def interpreter() -> Path:
-    """Return the Python of the peer's own environment, made when it is not there yet."""
-    python = _ENVIRONMENT / "bin" / "python"
-    if not (_ENVIRONMENT / ".made").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", _ENVIRONMENT], check=True)
-        quiet = ("--quiet", "--disable-pip-version-check")
-        subprocess.run([python, "-m", "pip", "install", *quiet, PEER], check=True)
-        (_ENVIRONMENT / ".made").touch()
-    return python
 
 
 # -------------------------------------------------------------------------------------------------- speed

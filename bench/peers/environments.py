@@ -1,6 +1,6 @@
 """A virtual environment for each peer, made on first use: their pins conflict, with ours and each other's.
 
-They lie under `build/bench-peers/`, or where `PIXELKILN_BENCH_PEERS` says. A stamp holds what was asked for,
+They lie under `build/bench-peers/`, or where `BENCH_PEERS` says. A stamp holds what was asked for,
 so that each is made once, and again when the table changes.
 """
 
@@ -20,11 +20,10 @@ REQUIREMENTS = {
     "taskiq": ("taskiq[orjson,uv]==0.13.0", "taskiq-redis==1.2.4", "hiredis==3.5.0"),
     "litserve": ("litserve==0.2.19", "numpy==2.4.6", "pillow==13.0.0"),
     "bentoml": ("bentoml==1.4.40", "numpy==2.4.6", "pillow==13.0.0"),
+    "pycocotools": ("pycocotools==2.0.11",),
     "ray": ("ray[serve]==2.60.0", "celery[redis]==5.7.0"),  # 500 MB
 }
-# Taken out of the environment: whoever reads settings refuses a PIXELKILN_ name it does not know.
-_ASKED = os.environ.pop("PIXELKILN_BENCH_PEERS", None)
-FOLDER = Path(_ASKED) if _ASKED else Path(__file__).parents[2] / "build" / "bench-peers"
+FOLDER = Path(os.environ.get("BENCH_PEERS") or Path(__file__).parents[2] / "build" / "bench-peers")
 _INSTALL_LIMIT_S = 900.0
 _STAMP = "pixelkiln-bench.txt"
 
