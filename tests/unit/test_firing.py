@@ -72,7 +72,7 @@ def test_jobs_that_leave_no_files_are_published_in_one_call(
         return publish(results)
 
     monkeypatch.setattr(house.ledger, "publish_many", counted)
-    house.brush.run_batch = lambda batch, watch: [Outcome(detail={"told": True}) for _ in batch]
+    house.brush.run_batch = lambda batch, watch: [Outcome() for _ in batch]
     records = house.run(*(stub_spec(str(number)) for number in range(3)))
     assert [record.status for record in records] == [Status.SUCCEEDED] * 3
     assert [Result.model_validate_json(record.result or "").artifacts for record in records] == [[], [], []]

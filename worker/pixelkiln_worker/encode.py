@@ -57,6 +57,8 @@ def encode(
     Raises:
         ValueError: a segmentation without its picture, or of another size.
     """
+    if outcome.bare:
+        return []
     files = _pictures(job, outcome.pictures, facts.get("model", {}))
     if outcome.depth is not None:
         files += _depth(outcome.depth)
@@ -64,7 +66,7 @@ def encode(
         if image is None or image.shape[:2] != outcome.segmentation.ids.shape:
             raise ValueError("a segmentation is encoded with its own picture")
         files += _segmentation(job, outcome.segmentation, image)
-    return [*files, _manifest(job, outcome, facts, files)] if files else []
+    return [*files, _manifest(job, outcome, facts, files)]
 
 
 def _pictures(job: JobSpec, pictures: Sequence[Picture], model: Mapping[str, Any]) -> list[EncodedFile]:

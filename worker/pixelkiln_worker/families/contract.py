@@ -96,8 +96,8 @@ class Outcome:
 
     @property
     def bare(self) -> bool:
-        """Whether there is nothing to encode and to store."""
-        return not self.pictures and self.segmentation is None and self.depth is None
+        """Whether there is nothing to encode and to store, not even words."""
+        return not (self.pictures or self.detail or self.segmentation is not None or self.depth is not None)
 
 
 class Watch(Protocol):

@@ -126,7 +126,7 @@ def _number(spec: JobSpec, option: str, default: float) -> float:
 
 def _paint(spec: JobSpec) -> Outcome:
     if spec.input.get("options", {}).get("empty"):
-        return Outcome(pictures=(), detail={"stub": True})
+        return Outcome()
     seed, width, height = spec.input.get("seed") or 0, spec.input["width"], spec.input["height"]
     pictures = tuple(
         Picture(pixels=_picture(spec.input["prompt"], seed + i, width, height), seed=seed + i)
