@@ -103,10 +103,23 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Return the commit measured, with a plus sign when the working tree differs from it."""
+    """Return the commit measured, with a plus sign when the working tree differs in more than results."""
     try:
         name = _git("rev-parse", "--short", "HEAD")
-        return name + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        return name + (
+            "+"
+            if _git(
+                "status",
+                "--porcelain",
+                "--untracked-files=no",
+                "--",
+                ".",
+                ":!bench/results",
+                ":!docs",
+                ":!bench/README.md",
+            )
+            else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

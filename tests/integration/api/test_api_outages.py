@@ -68,7 +68,8 @@ def test_a_submit_sent_again_after_an_outage_is_one_job(api_on_line: Api, line: 
     wait_for(accepted, PATIENCE_S, "the API did not find back to Redis")
     wait_for(accepted, PATIENCE_S, "the API lost Redis again")
 
-    assert during.status_code == 503
+    # a line that is cut may have carried this one just before
+    assert during.status_code in ({503} if mode is Mode.BLACK_HOLE else {202, 503})
     assert {answer.status_code for answer in after} <= {202, 503}
     assert len({answer.json()["id"] for answer in after if answer.status_code == 202}) == 1
     assert sum(api_on_line.ledger.counts("default").values()) == 1
