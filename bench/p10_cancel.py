@@ -18,6 +18,7 @@ from bench.peers.work import STEP_MS, STEPS
 from bench.results import Result, compared
 from bench.stage import Stage, stage, stub_specs
 from pixelkiln_shared.jobs import JobSpec, Status
+from pixelkiln_shared.ledger.contract import Record
 
 CANCELS, FULL_CANCELS = 8, 20  # in a round
 LIMIT_MS = STEP_MS + 250
@@ -74,11 +75,16 @@ def _cancel_ours(ready: Stage, step: int) -> float:
         time.sleep(0.002)
     asked_at = time.time()
     ready.ledger.cancel(first.id)
-    while not (record := ready.ledger.get(behind.id)).status.terminal:
-        time.sleep(0.002)
-    if ready.ledger.get(first.id).status is not Status.CANCELED or record.completed_at is None:
+    stopped, record = (_ended(ready, spec.id) for spec in (first, behind))
+    if stopped.status is not Status.CANCELED or record.completed_at is None:
         raise RuntimeError("the job of the benchmark was not canceled")
     return record.completed_at - asked_at
+
+
+def _ended(ready: Stage, job_id: str) -> Record:
+    while not (record := ready.ledger.get(job_id)).status.terminal:
+        time.sleep(0.002)
+    return record
 
 
 def _job(steps: int, device_ms: float) -> list[JobSpec]:
