@@ -53,10 +53,10 @@ def _line(result: Result) -> str:
     if result.met is None:
         return f"{result.id:6} {result.peer_name}: cannot: {result.caveat}"
     low, high = result.spread
-    verdict = "met" if result.met else "MISSED"
+    verdict = f"goal {result.goal:g}: {'met' if result.met else 'MISSED'}" if result.goal else "no goal"
     return (
         f"{result.id:6} {result.ratio:8.4g} ({low:.4g} to {high:.4g}) of {result.peer_name}: "
-        f"ours {result.ours:g}, peer {result.peer:g}; goal {result.goal:g}: {verdict}"
+        f"ours {result.ours:g}, peer {result.peer:g}; {verdict}"
     )
 
 

@@ -31,7 +31,7 @@ def bars(path: Path, results: Sequence[Result]) -> None:
     axes.set_yticks(places, [result.peer_name for result in shown])
     axes.invert_yaxis()
     for place, result in zip(places, shown, strict=True):
-        axes.text(result.ratio, place, f"  {result.ratio:.3g}", va="center", ha="left")
+        axes.text(max(result.ratio, result.spread[1]), place, f"  {result.ratio:.3g}", va="center")
         axes.plot([result.goal, result.goal], [place - 0.4, place + 0.4], color=GOAL, lw=2)
     axes.set_xlabel("Pixelkiln, the peer being 1; dark lines: the goals")
     axes.set_title(f"{shown[0].id}: {shown[0].what}", fontsize=9, wrap=True)
