@@ -13,7 +13,9 @@ from pixelkiln_shared.keys import new_id
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import RedisLedger
 from pixelkiln_shared.ledger.contract import Claim, Claimed, LaneOffer, NewJob
+from pixelkiln_shared.ledger.outbox import RedisOutbox
 from pixelkiln_shared.testing.ledger import MemoryLedger
+from pixelkiln_shared.testing.outbox import MemoryOutbox
 
 LANE = "generate.m"
 LEASE_S = 15.0
@@ -47,6 +49,7 @@ class World:
 
     ledger: RedisLedger | MemoryLedger
     clock: Clock
+    outbox: RedisOutbox | MemoryOutbox
 
     def submit(self, count: int = 1, **fields: Any) -> list[str]:
         """Submit alike jobs and return their ids."""
@@ -103,7 +106,8 @@ def new_job(**fields: Any) -> NewJob:
 def memory_world() -> World:
     """Return a world over the twin."""
     clock = Clock()
-    return World(MemoryLedger(clock, retention_s=RETENTION_S), clock)
+    ledger = MemoryLedger(clock, retention_s=RETENTION_S)
+    return World(ledger, clock, ledger.outbox)
 
 
 @contextmanager
@@ -111,6 +115,7 @@ def redis_world(redis_url: str) -> Iterator[World]:
     """Give a world over an empty database."""
     client = redis.Redis.from_url(redis_url, decode_responses=True)
     try:
-        yield World(RedisLedger(client, retention_s=RETENTION_S, clock=TEST_CLOCK), Clock(client))
+        ledger = RedisLedger(client, retention_s=RETENTION_S, clock=TEST_CLOCK)
+        yield World(ledger, Clock(client), RedisOutbox(client, clock=TEST_CLOCK))
     finally:
         client.close()

@@ -1,0 +1,56 @@
+-- ARGV: id, attempt, word (delivered, gone, failed), response or "", fault, look_again_ms, look_for_ms; then when to try
+-- again, in milliseconds since the delivery was first due, ascending. Returns the status, or false: another try began.
+local id, attempt, word, response, fault = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local look_again_ms, look_for_ms = tonumber(ARGV[6]), tonumber(ARGV[7])
+local PULLED = 50 -- deliveries that a success makes due at once; each of them does the same
+
+local of = call("HMGET", K.delivery .. id, "attempts", "receiver", "since", "tenant", "url")
+if of[1] ~= attempt or not call("ZSCORE", K.aloft, id) then return false end
+local receiver, since = of[2], tonumber(of[3])
+come_back(receiver, id)
+
+-- When this delivery is tried next; nil when it was the last time.
+local function next_try()
+  local due
+  for at = 8, #ARGV do
+    due = since + ARGV[at]
+    if due > now then break end
+    due = nil
+  end
+  -- While a receiver is away somebody looks after it now and then, so that its return is noticed soon.
+  local failing = tonumber(call("GET", K.failing .. receiver))
+  local first = call("ZRANGE", K.mailbox .. receiver, 0, 0, "WITHSCORES")[2]
+  local looked_after = first and tonumber(first) <= now + look_again_ms or call("HGET", K.aloft_to, receiver)
+  if due and not looked_after and now - failing < look_for_ms then due = math.min(due, now + look_again_ms) end
+  return due
+end
+
+local function hurry_the_others()
+  local mailbox = K.mailbox .. receiver
+  for _, other in ipairs(call("ZRANGEBYSCORE", mailbox, "(" .. string.format("%.0f", now), "+inf", "LIMIT", 0, PULLED)) do
+    call("HSET", K.delivery .. other, "due_at", now)
+    call("ZADD", mailbox, now, other)
+  end
+end
+
+local status = word == "delivered" and "delivered" or "failed"
+if word == "failed" then
+  call("SET", K.failing .. receiver, string.format("%.0f", now), "NX", "EX", FAILING_S)
+  local due = next_try()
+  if due then
+    status = "pending"
+    call("HSET", K.delivery .. id, "response", response, "error", fault)
+    owe(receiver, id, due)
+  else
+    close(id, status, response, fault)
+  end
+else
+  call("DEL", K.failing .. receiver)
+  close(id, status, response, fault)
+  if word == "gone" then
+    call("SET", gone_key(of[4], of[5]), string.format("%.0f", now + GONE_S * 1000), "EX", GONE_S)
+  end
+  hurry_the_others()
+end
+line_up(receiver)
+return status
