@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -214,7 +215,7 @@ def test_a_failing_delivery_follows_the_schedule_to_its_end(world: World) -> Non
     assert [one for one in tried if one in SCHEDULE_S] == list(SCHEDULE_S)
     between = [one for one in tried if one not in SCHEDULE_S]
     assert max(between) <= LOOK_FOR_S + LOOK_AGAIN_S
-    assert all(b - a <= LOOK_AGAIN_S for a, b in zip(tried, tried[1:], strict=False) if b < LOOK_FOR_S)
+    assert all(b - a <= LOOK_AGAIN_S for a, b in pairwise(tried) if b < LOOK_FOR_S)
     assert last.status is DeliveryStatus.FAILED
     assert (last.response, last.due_at, last.attempts) == (503, None, len(tried))
 

@@ -24,7 +24,7 @@ class NewJob:
     """A job about to be written. `spec` is its `JobSpec` as JSON; the rest is what the scheduler needs.
 
     `work` is its size beside others of its lane (`JobSpec.work`); the ledger only adds it up. An end in one
-    of the states `notify` is told to `webhook`, the end of the group's last job to `group_webhook` (`outbox`).
+    of the states `notify` is told to `webhook`, that of the group's last job to `group_webhook` (`outbox`).
     """
 
     id: str
