@@ -153,10 +153,10 @@ def test_while_secrets_are_rotated_both_verify(outbox: RedisOutbox, end: Callabl
 
 
 def test_a_secret_that_is_none_is_refused_and_not_repeated() -> None:
-    for wrong in ("topsecret", "whsec_", "whsec_c2hvcnQ=", f"{NEW},whsec_???", OLD.removeprefix("whsec_")):
+    for wrong in ("topsecret", "whsec_c2hvcnQ=", f"{NEW},whsec_???", OLD.removeprefix("whsec_")):
         with pytest.raises(Misconfigured) as refused:
             secrets_of(wrong)
-        assert wrong not in str(refused.value)
+        assert wrong.removeprefix("whsec_") not in str(refused.value)
     assert secrets_of(" ") == []
 
 
