@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
@@ -49,7 +49,13 @@ class World:
 
     ledger: RedisLedger | MemoryLedger
     clock: Clock
-    outbox: RedisOutbox | MemoryOutbox
+    outbox: RedisOutbox | MemoryOutbox = field(init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.ledger, MemoryLedger):
+            self.outbox = self.ledger.outbox
+        else:
+            self.outbox = RedisOutbox(self.ledger._client, clock=TEST_CLOCK)
 
     def submit(self, count: int = 1, **fields: Any) -> list[str]:
         """Submit alike jobs and return their ids."""
@@ -106,8 +112,7 @@ def new_job(**fields: Any) -> NewJob:
 def memory_world() -> World:
     """Return a world over the twin."""
     clock = Clock()
-    ledger = MemoryLedger(clock, retention_s=RETENTION_S)
-    return World(ledger, clock, ledger.outbox)
+    return World(MemoryLedger(clock, retention_s=RETENTION_S), clock)
 
 
 @contextmanager
@@ -115,7 +120,6 @@ def redis_world(redis_url: str) -> Iterator[World]:
     """Give a world over an empty database."""
     client = redis.Redis.from_url(redis_url, decode_responses=True)
     try:
-        ledger = RedisLedger(client, retention_s=RETENTION_S, clock=TEST_CLOCK)
-        yield World(ledger, Clock(client), RedisOutbox(client, clock=TEST_CLOCK))
+        yield World(RedisLedger(client, retention_s=RETENTION_S, clock=TEST_CLOCK), Clock(client))
     finally:
         client.close()

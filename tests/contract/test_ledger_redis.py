@@ -21,7 +21,7 @@ from pixelkiln_shared.keys import CANCELS, UNDELIVERED_S, new_id
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import RedisLedger, check_redis, open_ledger, redis_client
 from pixelkiln_shared.ledger.contract import Idempotency, LaneOffer
-from pixelkiln_shared.ledger.outbox import RedisOutbox, Word
+from pixelkiln_shared.ledger.outbox import Word
 from pixelkiln_shared.ledger.redis_ledger import CHUNK
 from pixelkiln_shared.settings import Settings
 from tests.ledger_worlds import LANE, TEST_CLOCK, Clock, World, new_job
@@ -197,8 +197,7 @@ def test_a_submit_whose_answer_was_lost_may_be_repeated(lossy: RedisLedger) -> N
 
 
 def test_a_pause_of_redis_blames_nobody_but_not_for_ever(client: redis.Redis) -> None:
-    ledger = RedisLedger(client, away_s=10, clock=TEST_CLOCK)
-    world = World(ledger, Clock(client), RedisOutbox(client, clock=TEST_CLOCK))
+    world = World(RedisLedger(client, away_s=10, clock=TEST_CLOCK), Clock(client))
     job = world.one()
     world.ledger.reap()
     strikes = []
@@ -234,8 +233,7 @@ def test_a_cancel_is_published(ledger: RedisLedger, client: redis.Redis) -> None
 
 def test_no_key_outlives_the_work(client: redis.Redis) -> None:
     """After many jobs of all fates only the fixed keys and the capped streams remain."""
-    ledger = RedisLedger(client, retention_s=60, clock=TEST_CLOCK)
-    world = World(ledger, Clock(client), RedisOutbox(client, clock=TEST_CLOCK))
+    world = World(RedisLedger(client, retention_s=60, clock=TEST_CLOCK), Clock(client))
     for tenant in ("anna", "bert", "cora"):
         told = {
             "webhook": "https://a.example/",

@@ -17,6 +17,7 @@ from pixelkiln.client.results import AsyncArtifact, ResultOf
 from pixelkiln.client.wire import Call, Emit, Flow, Pause, Retry
 from pixelkiln.resources import (
     BulkResource,
+    DeliveryResource,
     GroupResource,
     JobResource,
     ModelResource,
@@ -258,6 +259,17 @@ class AsyncClient:
     async def drain_worker(self, worker_id: str) -> WorkerResource:
         """Ask a worker to end what it runs, claim no more and stay down; returns it as it is now."""
         return await self.run(self.flows.drain_worker(worker_id))
+
+    async def webhooks(
+        self, *, job: str | None = None, status: str | None = None
+    ) -> AsyncIterator[DeliveryResource]:
+        """Iterate over the messages to receivers, of one job or all, newest first."""
+        async for one in self.iterate(self.flows.webhooks(job, status)):
+            yield one
+
+    async def redeliver(self, delivery_id: str) -> DeliveryResource:
+        """Send a message again, under the same id."""
+        return await self.run(self.flows.redeliver(delivery_id))
 
     async def stats(self) -> StatsResource:
         """Read the lanes and counters."""

@@ -22,6 +22,8 @@ from pixelkiln.client.wire import Call, Emit, Flow, Pause, Retry, below, read, s
 from pixelkiln.resources import (
     ArtifactResource,
     BulkResource,
+    DeliveryPage,
+    DeliveryResource,
     GroupResource,
     JobPage,
     JobResource,
@@ -282,6 +284,29 @@ class Flows:
         for status in sorted(TERMINAL):
             if group.counts.get(status, 0):
                 yield from self.jobs(group=group.id, status=str(status), limit=200, seen=seen, whole=whole)
+
+    # ------------------------------------------------------------------------------------------ webhooks
+
+    def webhooks(self, job_id: str | None, status: str | None) -> Flow[None]:
+        """Emit the `DeliveryResource`s of a job, or all of them page after page, newest first."""
+        if job_id is not None:
+            page = yield from self.get(below("/v1/jobs", job_id, "webhooks"), DeliveryPage)
+            for one in page.deliveries:
+                if status in (None, one.status):
+                    yield Emit(one)
+            return
+        cursor: str | None = None
+        while True:
+            page = yield from self.get("/v1/webhooks", DeliveryPage, status=status, limit=200, cursor=cursor)
+            for one in page.deliveries:
+                yield Emit(one)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def redeliver(self, delivery_id: str) -> Flow[DeliveryResource]:
+        """Send a message again."""
+        return (yield from self.post(below("/v1/webhooks", delivery_id, "redeliver"), DeliveryResource))
 
     # ------------------------------------------------------------------------------------------ the rest
 

@@ -17,6 +17,7 @@ from pixelkiln.client.results import Artifact, ResultOf
 from pixelkiln.client.wire import Call, Emit, Flow, Pause, Retry
 from pixelkiln.resources import (
     BulkResource,
+    DeliveryResource,
     GroupResource,
     JobResource,
     ModelResource,
@@ -138,7 +139,7 @@ class Client:
             seed: left out: a random one, told in the result.
             fields: `width`, `height` (pixels), `steps`, `guidance`, `negative_prompt`, `format`, `options`,
                 and the envelope's `priority`, `labels`, `deterministic`, `start_deadline_s`, `run_timeout_s`,
-                `retention_s`.
+                `retention_s`, `webhook`.
         """
         given = {"prompt": prompt, "model": model, "count": count, "seed": seed, **fields}
         return self.submit(job_request(Kind.GENERATE, given))
@@ -254,6 +255,14 @@ class Client:
     def drain_worker(self, worker_id: str) -> WorkerResource:
         """Ask a worker to end what it runs, claim no more and stay down; returns it as it is now."""
         return self.run(self.flows.drain_worker(worker_id))
+
+    def webhooks(self, *, job: str | None = None, status: str | None = None) -> Iterator[DeliveryResource]:
+        """Iterate over the messages to receivers, of one job or all, newest first."""
+        yield from self.iterate(self.flows.webhooks(job, status))
+
+    def redeliver(self, delivery_id: str) -> DeliveryResource:
+        """Send a message again, under the same id."""
+        return self.run(self.flows.redeliver(delivery_id))
 
     def stats(self) -> StatsResource:
         """Read the lanes and counters."""

@@ -16,8 +16,11 @@ from typing import Any
 import httpx2
 import pytest
 import redis
+from click.testing import CliRunner
 from standardwebhooks import Webhook
 
+from pixelkiln import Client
+from pixelkiln.cli import main
 from pixelkiln_shared import keys
 from pixelkiln_shared.errors import Misconfigured
 from pixelkiln_shared.jobs import JobSpec, Status
@@ -311,3 +314,35 @@ def _end_leases(client: redis.Redis) -> None:
     """Let the time of killed couriers pass at once."""
     for name in client.zrange(keys.LedgerKey.ALOFT, 0, -1):
         client.zadd(keys.LedgerKey.ALOFT, {str(name): 0})
+
+
+def test_the_command_line_lists_messages_and_sends_them_again(
+    told: Api, quiet_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIXELKILN_URL", told.url)
+    with receiving(status(410), OK) as receiver:
+        job = told.submit(webhook={"url": receiver.url})["id"]
+        told.http.post(f"/v1/jobs/{job}/cancel")
+        failed = ended(told, f"/v1/jobs/{job}/webhooks")
+        shown = CliRunner().invoke(main, ["webhooks", "ls", "--status", "failed"])
+        assert shown.exit_code == 0, shown.output
+        assert failed["id"] in shown.stdout
+        assert "410 gone" in shown.stdout
+        ids = CliRunner().invoke(main, ["webhooks", "ls", "-q", "--job", job]).stdout.split()
+        assert ids == [failed["id"]]
+        again = CliRunner().invoke(main, ["webhooks", "redeliver", *ids])
+        assert again.stdout.split() == [failed["id"], "pending"]
+        receiver.wait_for(2)
+    unknown = CliRunner().invoke(main, ["webhooks", "redeliver", "msg_1"])
+    assert unknown.exit_code == 1
+
+
+def test_the_client_reads_every_page(told: Api, receiver: Receiver) -> None:
+    for _ in range(3):
+        job = told.submit(webhook={"url": receiver.url})["id"]
+        told.http.post(f"/v1/jobs/{job}/cancel")
+    with Client(told.url) as client:
+        assert len(list(client.webhooks())) == 3
+        (one,) = client.webhooks(job=job)
+        assert one.subject == job
+        assert list(client.webhooks(job=job, status="failed")) == []
