@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 import time
@@ -41,7 +42,8 @@ class Receiver(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
 
-    def __init__(self, *answers: bytes | str, port: int = 0) -> None:
+    def __init__(self, *answers: bytes | str, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.answers = list(answers) or [OK]
         self.got: list[Got] = []
         self.connections = 0
@@ -65,6 +67,11 @@ class Receiver(socketserver.ThreadingTCPServer):
             time.sleep(0.02)
         assert len(self.got) >= count, f"{len(self.got)} of {count} requests came"
         return list(self.got)
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept, with a handshake where it speaks TLS."""
+        connection, address = super().get_request()
+        return (self._tls.wrap_socket(connection, server_side=True) if self._tls else connection), address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: clients that hang up are what is tested."""
@@ -102,9 +109,9 @@ class _Handler(socketserver.StreamRequestHandler):
 
 
 @contextmanager
-def receiving(*answers: bytes | str, port: int = 0) -> Iterator[Receiver]:
+def receiving(*answers: bytes | str, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     """Run a receiver."""
-    receiver = Receiver(*answers, port=port)
+    receiver = Receiver(*answers, port=port, tls=tls)
     thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import redis
 
 from pixelkiln_shared.errors import NotFound
 from pixelkiln_shared.jobs import TERMINAL, Status
@@ -21,7 +22,7 @@ from pixelkiln_shared.ledger.outbox import (
     DeliveryStatus,
     Word,
 )
-from tests.ledger_worlds import START, World, new_job
+from tests.ledger_worlds import START, World, new_job, redis_world
 
 URL = "https://shop.example/hooks?token=abc"
 OTHER = "http://elsewhere.example:8080/hook"
@@ -336,6 +337,19 @@ def test_deliveries_are_forgotten_some_time_after_their_end(world: World) -> Non
     world.clock.advance(UNDELIVERED_S)
     world.outbox.claim(1)
     assert world.outbox.list("anna").deliveries == ()
+
+
+def test_a_delivery_that_a_hand_deleted_stops_no_other(redis_url: str) -> None:
+    with redis_world(redis_url) as world, redis.Redis.from_url(redis_url) as client:
+        first, second, third = ended(world, 3)
+        world.outbox.settle(world.outbox.claim(1)[0], Word.DELIVERED, response=200)
+        left = [one for job in (first, second, third) for one in world.outbox.of(job) if one.due_at]
+        client.delete(f"pk:delivery:{left[0].id}")
+        assert [one.id for one in world.outbox.claim(100)] == [left[1].id]
+        client.delete(f"pk:delivery:{left[1].id}")
+        world.clock.advance(LEASE_S + 1)
+        job = ended(world)[0]
+        assert told(world) == [("job.canceled", job)]
 
 
 def test_a_message_outlives_the_record_of_its_job(world: World) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import shutil
 import socket
+import ssl
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -186,11 +190,37 @@ def test_a_url_keeps_its_parts() -> None:
     assert place_of("http://[2606:4700::1111]/a").authority == "[2606:4700::1111]"
 
 
-def call(guard: Guard, url: str, *, timeout_s: float = 5.0) -> int:
+def test_the_name_is_what_a_certificate_must_have(tmp_path: Path) -> None:
+    """Though the connection goes to an address; and the name is what the server hears (SNI, Host)."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    names = ["-subj", "/CN=test", "-addext", "subjectAltName=DNS:right.example", "-days", "2"]
+    subprocess.run([*make, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    heard: list[str | None] = []
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    server.sni_callback = lambda socket, name, context: heard.append(name)  # type: ignore[assignment]
+    trusting = ssl.create_default_context(cafile=certificate)
+    guard = Guard(["right.example", "wrong.example"], resolver=lambda host, port: ["127.0.0.1"])
+    with receiving(tls=server) as receiver:
+        port = receiver.server_address[1]
+        assert call(guard, f"https://right.example:{port}/", verify=trusting) == 200
+        assert receiver.got[0].headers["host"] == f"right.example:{port}"
+        with pytest.raises(CallFailed, match="tls"):
+            call(guard, f"https://wrong.example:{port}/", verify=trusting)
+        with pytest.raises(CallFailed, match="tls"):
+            call(guard, f"https://right.example:{port}/")
+    assert heard == ["right.example", "wrong.example", "right.example"]
+    assert len(receiver.got) == 1
+
+
+def call(guard: Guard, url: str, *, timeout_s: float = 5.0, verify: ssl.SSLContext | bool = True) -> int:
     """POST once."""
 
     async def once() -> int:
-        fetcher = Fetcher(guard, timeout_s=timeout_s)
+        fetcher = Fetcher(guard, timeout_s=timeout_s, verify=verify)
         try:
             return await fetcher.post(url, b"{}", {"Content-Type": "application/json"})
         finally:

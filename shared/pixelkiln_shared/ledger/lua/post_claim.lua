@@ -11,13 +11,18 @@ end
 -- Whose courier was killed is tried again.
 for _, id in ipairs(call("ZRANGEBYSCORE", K.aloft, "-inf", now, "LIMIT", 0, 100)) do
   local receiver = call("HGET", K.delivery .. id, "receiver")
-  come_back(receiver, id)
-  owe(receiver, id, now)
+  if receiver then
+    come_back(receiver, id)
+    owe(receiver, id, now)
+  else
+    call("ZREM", K.aloft, id) -- a hand deleted it
+  end
 end
 
 local function take(receiver, id)
   call("ZREM", K.mailbox .. receiver, id)
   local of = call("HMGET", K.delivery .. id, "tenant", "url")
+  if not of[1] then return nil end -- a hand deleted it
   if tonumber(call("GET", gone_key(of[1], of[2])) or 0) > now then return close(id, "failed", "", "gone") end
   call("HINCRBY", K.delivery .. id, "attempts", 1)
   call("HSET", K.delivery .. id, "attempted_at", now)
