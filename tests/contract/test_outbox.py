@@ -20,6 +20,7 @@ from pixelkiln_shared.ledger.outbox import (
     SCHEDULE_S,
     Delivery,
     DeliveryStatus,
+    Outbox,
     Word,
 )
 from tests.ledger_worlds import START, World, new_job, redis_world
@@ -53,6 +54,11 @@ def only(world: World) -> Delivery:
     """Take the one delivery that is due."""
     (delivery,) = world.outbox.claim(100)
     return delivery
+
+
+def test_both_outboxes_speak_the_contract(world: World) -> None:
+    outbox: Outbox = world.outbox
+    assert outbox.claim(10) == []
 
 
 def test_each_end_is_told_by_its_name(world: World) -> None:
@@ -321,6 +327,7 @@ def test_listings_go_by_tenant_status_and_page(world: World) -> None:
     assert [one.id for one in delivered] == [mine.id]
     assert len(world.outbox.list("anna", status=DeliveryStatus.PENDING).deliveries) == 4
     assert world.outbox.list("cora").deliveries == ()
+    assert [world.outbox.counts("anna")[one] for one in DeliveryStatus] == [4, 1, 0]
 
 
 def test_deliveries_are_forgotten_some_time_after_their_end(world: World) -> None:

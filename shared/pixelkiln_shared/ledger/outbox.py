@@ -133,6 +133,10 @@ class Outbox(Protocol):
         """List a tenant's deliveries, newest first. Bounded work a page."""
         ...
 
+    def counts(self, tenant: str) -> Mapping[DeliveryStatus, int]:
+        """Return how many deliveries a tenant has in each state."""
+        ...
+
 
 class RedisOutbox:
     """Implements `Outbox`. Safe for threads, as its client is.
@@ -224,6 +228,14 @@ class RedisOutbox:
             found = self._scripts.run("post_list", newest, limit, *names)
         page = tuple(_delivery(name, flat) for name, flat in found[:limit])
         return DeliveryPage(deliveries=page, after=page[-1].sequence if len(found) > limit else None)
+
+    def counts(self, tenant: str) -> Mapping[DeliveryStatus, int]:
+        """Return how many deliveries a tenant has in each state."""
+        pipeline = self._client.pipeline(transaction=False)
+        for status in DeliveryStatus:
+            pipeline.zcard(f"{LedgerKey.DELIVERIES}{tenant}:{status}")
+        with redis_errors():
+            return dict(zip(DeliveryStatus, pipeline.execute(), strict=True))
 
 
 def delivery_id(subject: str, number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pixelkiln_shared.keys import DELIVERED_S, FAILING_S, GONE_S, UNDELIVERED_S
@@ -160,6 +160,11 @@ class MemoryOutbox:
         return DeliveryPage(
             deliveries=tuple(matching[:limit]), after=matching[limit - 1].sequence if more else None
         )
+
+    def counts(self, tenant: str) -> Mapping[DeliveryStatus, int]:
+        """Return how many deliveries a tenant has in each state."""
+        mine = [one.shown.status for one in self._letters.values() if one.shown.tenant == tenant]
+        return {status: mine.count(status) for status in DeliveryStatus}
 
     def _waiting(self, receiver: str | None = None) -> Sequence[_Letter]:
         waiting = [

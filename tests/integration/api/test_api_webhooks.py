@@ -204,6 +204,7 @@ def test_a_failed_message_is_listed_and_sent_again(told: Api) -> None:
         assert (failed["status"], failed["response_status"], failed["error"]) == ("failed", 410, "gone")
         assert [one["id"] for one in deliveries(told, "/v1/webhooks?status=failed")] == [failed["id"]]
         assert deliveries(told, "/v1/webhooks?status=pending") == []
+        assert 'pixelkiln_webhooks{status="failed"} 1.0' in told.http.get("/metrics").text
         again = told.http.post(httpx2.URL(failed["urls"]["redeliver"]).path)
         assert (again.status_code, again.json()["status"]) == (202, "pending")
         first, second = receiver.wait_for(2)
