@@ -200,7 +200,12 @@ class Client:
         return Job(self, self.run(self.flows.submit(request, key=idempotency_key)))
 
     def submit_many(
-        self, rows: Iterable[Mapping[str, Any]], *, name: str | None = None, key: str | None = None
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        name: str | None = None,
+        key: str | None = None,
+        webhook: Mapping[str, Any] | None = None,
     ) -> Group:
         """Submit any number of jobs as a group; the iterable is read as it is sent, 500 rows at a time.
 
@@ -208,8 +213,9 @@ class Client:
             rows: envelopes, or flat rows such as `{"prompt": "a red house", "seed": 7}`.
             name: becomes the label `name` of every job.
             key: the column that identifies a row; its value becomes the label `key` of its job.
+            webhook: `{"url": ...}`: whom to tell when all have ended.
         """
-        bulk = self.run(self.flows.submit_many(rows, name=name, key=key))
+        bulk = self.run(self.flows.submit_many(rows, name=name, key=key, webhook=webhook))
         return Group(self, self.run(self.flows.group(bulk.group)), bulk.ids)
 
     def submit_batch(

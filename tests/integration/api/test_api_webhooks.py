@@ -21,6 +21,7 @@ from standardwebhooks import Webhook
 
 from pixelkiln import Client
 from pixelkiln.cli import main
+from pixelkiln.client import flows
 from pixelkiln_shared import keys
 from pixelkiln_shared.errors import Misconfigured
 from pixelkiln_shared.jobs import JobSpec, Status
@@ -347,3 +348,25 @@ def test_the_client_reads_every_page(told: Api, receiver: Receiver) -> None:
         (one,) = client.webhooks(job=job)
         assert one.subject == job
         assert list(client.webhooks(job=job, status="failed")) == []
+
+
+def test_a_group_sent_in_many_requests_is_complete_once(
+    told: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each chunk has ended before the next one comes, so a webhook in the first would speak too early."""
+    monkeypatch.setattr(flows, "CHUNK_ROWS", 2)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for number in range(6):
+            for record in told.ledger.jobs("default", status=Status.QUEUED).records:
+                told.ledger.cancel(record.id)
+            yield {"prompt": f"a red house {number}"}
+
+    with Client(told.url) as client:
+        events = ["job.canceled", "group.completed"]
+        group = client.submit_many(rows(), webhook={"url": receiver.url, "events": events})
+        group.cancel()
+        types = [verified(got)["type"] for got in receiver.wait_for(7)]
+        assert (types.count("job.canceled"), types.count("group.completed")) == (6, 1)
+        time.sleep(0.7)  # a round of the courier
+        assert len(receiver.got) == 7
