@@ -44,14 +44,12 @@ _NOT_PUBLIC = [
         "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
         "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24",
         "192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+        "168.63.129.16/32",  # a cloud's own services, at an address that looks public
         "224.0.0.0/4", "240.0.0.0/4",
         "2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20",
     )
 ]  # fmt: skip
 _PUBLIC_V6 = ipaddress.ip_network("2000::/3")  # all else is unassigned, mapped, NAT64, local or multicast
-_ALSO_PRIVATE = frozenset(
-    {"100.100.100.200", "168.63.129.16"}
-)  # metadata services at public-looking addresses
 
 
 class AddressRefused(Exception):
@@ -113,7 +111,7 @@ def is_public(address: str) -> bool:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False
-    if (ip.version == 6 and ip not in _PUBLIC_V6) or address in _ALSO_PRIVATE:
+    if ip.version == 6 and ip not in _PUBLIC_V6:
         return False
     return not any(ip in block for block in _NOT_PUBLIC if block.version == ip.version)
 

@@ -149,16 +149,14 @@ def test_a_url_that_leads_inside_is_refused_and_nothing_is_accepted(
 ) -> None:
     api = start_api(webhook_secrets=SECRET)
     here = url.replace("PORT", str(receiver.server_address[1]))
-    job = {"kind": "generate", "input": {"prompt": "a red house"}, "webhook": {"url": here}}
-    steps = [{"id": "a", **{name: job[name] for name in ("kind", "input")}}]
+    plain = {"kind": "generate", "input": {"prompt": "a red house"}}
+    hook = {"webhook": {"url": here}}
     for path, body, pointer in [
-        ("/v1/jobs", job, "/webhook/url"),
-        ("/v1/groups", {"jobs": [job]}, "/jobs/0/webhook/url"),
-        ("/v1/groups", {"jobs": [steps[0] | {}], "webhook": {"url": here}}, "/webhook/url"),
-        ("/v1/pipelines", {"steps": steps, "webhook": {"url": here}}, "/webhook/url"),
+        ("/v1/jobs", plain | hook, "/webhook/url"),
+        ("/v1/groups", {"jobs": [plain | hook]}, "/jobs/0/webhook/url"),
+        ("/v1/groups", {"jobs": [plain], **hook}, "/webhook/url"),
+        ("/v1/pipelines", {"steps": [{"id": "a", **plain}], **hook}, "/webhook/url"),
     ]:
-        if path == "/v1/groups" and pointer == "/webhook/url":
-            body["jobs"] = [{name: job[name] for name in ("kind", "input")}]
         answer = api.http.post(path, json=body)
         assert answer.status_code == 422, answer.text
         problem = answer.json()
