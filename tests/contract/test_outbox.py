@@ -253,6 +253,19 @@ def test_a_receiver_that_is_back_gets_all_it_is_owed_at_once(world: World) -> No
         assert world.clock.now - back <= 60
 
 
+def test_what_a_receiver_refuses_alone_is_not_hurried_by_what_it_takes(world: World) -> None:
+    refused, tries = ended(world)[0], 0
+    while world.clock.now < START + 2_200:
+        ended(world)
+        for delivery in world.outbox.claim(100):
+            word = Word.FAILED if delivery.subject == refused else Word.DELIVERED
+            tries += word is Word.FAILED
+            world.outbox.settle(delivery, word, error="status")
+        world.clock.advance(5)
+    due = [one for one in SCHEDULE_S if one < 2_200]
+    assert len(due) <= tries <= 2 * len(due)
+
+
 def test_a_receiver_holds_few_couriers_and_others_are_served(world: World) -> None:
     ended(world, 3 * MOST_AT_A_RECEIVER)
     other = ended(world, webhook=OTHER)[0]

@@ -25,7 +25,7 @@ from pixelkiln_shared.ledger.submitting import milliseconds
 LEASE_S = 30.0  # a try takes 15 s at most; a killed courier's deliveries are tried again after this
 MOST_AT_A_RECEIVER = 4  # tries at one receiver at a time, in the whole fleet
 LOOK_AGAIN_S = 45.0  # while a receiver is away one delivery looks after it so often ...
-LOOK_FOR_S = 3_600.0  # ... for an hour: its return is noticed within a minute
+LOOK_FOR_S = 3_600.0  # ... when it is less than an hour old: a return is noticed within a minute
 MOST_OF_A_SUBJECT = 100  # a job that was retried often shows the newest deliveries
 
 # When a delivery is tried, in seconds after it was first due: the example schedule of the Standard Webhooks

@@ -29,6 +29,7 @@ class _Letter:
     shown: Delivery
     since: float
     aloft_until: float | None = None
+    absent: bool = False  # its receiver had failed before and taken nothing since
     ended_at: float = 0.0
 
 
@@ -99,6 +100,7 @@ class MemoryOutbox:
             receiver = _receiver(delivery.url)
             letter.shown = replace(letter.shown, response=response, error=error or None)
             if word is Word.FAILED:
+                letter.absent = self._is_failing(receiver)
                 self._failing.setdefault(receiver, now)
                 due = self._next_try(letter, receiver, schedule_s)
                 if due is None:
@@ -111,7 +113,7 @@ class MemoryOutbox:
             self._close(letter, DeliveryStatus.DELIVERED if delivered else DeliveryStatus.FAILED)
             if not delivered:
                 self._gone[delivery.tenant, delivery.url] = now + GONE_S
-            for other in self._waiting(receiver):
+            for other in filter(lambda one: one.absent, self._waiting(receiver)):
                 other.shown = replace(other.shown, due_at=min(now, other.shown.due_at or now))
             return letter.shown.status
 
@@ -200,7 +202,7 @@ class MemoryOutbox:
         looked_after = self._aloft(receiver) > 0 or any(
             one is not letter and (one.shown.due_at or 0) <= now + LOOK_AGAIN_S for one in others
         )
-        if due is not None and not looked_after and now - self._failing[receiver] < LOOK_FOR_S:
+        if due is not None and letter.absent and not looked_after and now - letter.since < LOOK_FOR_S:
             due = min(due, now + LOOK_AGAIN_S)
         return due
 

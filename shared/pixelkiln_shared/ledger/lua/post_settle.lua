@@ -9,37 +9,39 @@ if of[1] ~= attempt or not call("ZSCORE", K.aloft, id) then return false end
 local receiver, since = of[2], tonumber(of[3])
 come_back(receiver, id)
 
--- When this delivery is tried next; nil when it was the last time.
-local function next_try()
+-- When this delivery is tried next; nil when it was the last time. While a receiver is away (`absent`) one delivery looks
+-- after it now and then, so that its return is noticed soon.
+local function next_try(absent)
   local due
   for at = 8, #ARGV do
     due = since + ARGV[at]
     if due > now then break end
     due = nil
   end
-  -- While a receiver is away somebody looks after it now and then, so that its return is noticed soon.
-  local failing = tonumber(call("GET", K.failing .. receiver))
   local first = call("ZRANGE", K.mailbox .. receiver, 0, 0, "WITHSCORES")[2]
   local looked_after = first and tonumber(first) <= now + look_again_ms or call("HGET", K.aloft_to, receiver)
-  if due and not looked_after and now - failing < look_for_ms then due = math.min(due, now + look_again_ms) end
+  if due and absent and not looked_after and now - since < look_for_ms then due = math.min(due, now + look_again_ms) end
   return due
 end
 
+-- What failed because the receiver was away is due at once; what it refused while it took others keeps its time.
 local function hurry_the_others()
   local mailbox = K.mailbox .. receiver
   for _, other in ipairs(call("ZRANGEBYSCORE", mailbox, "(" .. string.format("%.0f", now), "+inf", "LIMIT", 0, PULLED)) do
-    call("HSET", K.delivery .. other, "due_at", now)
-    call("ZADD", mailbox, now, other)
+    if call("HGET", K.delivery .. other, "absent") == "1" then
+      call("HSET", K.delivery .. other, "due_at", now)
+      call("ZADD", mailbox, now, other)
+    end
   end
 end
 
 local status = word == "delivered" and "delivered" or "failed"
 if word == "failed" then
-  call("SET", K.failing .. receiver, string.format("%.0f", now), "NX", "EX", FAILING_S)
-  local due = next_try()
+  local absent = not call("SET", K.failing .. receiver, string.format("%.0f", now), "NX", "EX", FAILING_S)
+  local due = next_try(absent)
   if due then
     status = "pending"
-    call("HSET", K.delivery .. id, "response", response, "error", fault)
+    call("HSET", K.delivery .. id, "response", response, "error", fault, "absent", absent and 1 or 0)
     owe(receiver, id, due)
   else
     close(id, status, response, fault)
