@@ -22,6 +22,7 @@ import httpx2
 TIMEOUT_S = 15.0  # of a whole call: name, connection, answer
 MAX_ANSWER_BYTES = 65_536  # more of an answer is not read
 ANSWER_S = 1.0  # once the status is known the rest is of no interest
+MOST_LEFT_ALONE_S = 3_600.0
 RESOLVE_S = 3.0
 RESOLVERS = 8  # names asked for at the same time: a slow name server holds no other thread
 MAX_ADDRESSES = 3  # of one name that are tried
@@ -87,6 +88,14 @@ class Place:
         """Return the URL with an address in the place of the name."""
         host = f"[{address}]" if ":" in address else address
         return f"{self.scheme}://{host}:{self.port}{self.path}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What came back: the HTTP status, and for how long the other side wants to be left alone."""
+
+    status: int
+    retry_after_s: float = 0.0
 
 
 def place_of(url: str) -> Place:
@@ -204,8 +213,8 @@ class Fetcher:
         """Give the connections up."""
         await self._client.aclose()
 
-    async def post(self, url: str, content: bytes, headers: Mapping[str, str]) -> int:
-        """POST once; return the status of the answer, whatever it is. Redirects are not followed.
+    async def post(self, url: str, content: bytes, headers: Mapping[str, str]) -> Answer:
+        """POST once; return the answer, whatever its status is. Redirects are not followed.
 
         Raises:
             AddressRefused: the URL may not be called (any more).
@@ -222,7 +231,7 @@ class Fetcher:
 
     async def _post(
         self, place: Place, addresses: list[str], content: bytes, headers: Mapping[str, str]
-    ) -> int:
+    ) -> Answer:
         failed = CallFailed("connect")
         for address in addresses:
             try:
@@ -236,7 +245,7 @@ class Fetcher:
                 raise CallFailed("broken") from error
         raise failed
 
-    async def _call(self, place: Place, address: str, content: bytes, headers: Mapping[str, str]) -> int:
+    async def _call(self, place: Place, address: str, content: bytes, headers: Mapping[str, str]) -> Answer:
         call = self._client.stream(
             "POST",
             place.at(address),
@@ -248,7 +257,14 @@ class Fetcher:
             with contextlib.suppress(TimeoutError, httpx2.HTTPError):
                 async with asyncio.timeout(ANSWER_S):
                     await _read_some(response)
-            return response.status_code
+            return Answer(
+                status=response.status_code, retry_after_s=_seconds(response.headers.get("retry-after", ""))
+            )
+
+
+def _seconds(retry_after: str) -> float:
+    """Read a `Retry-After` in seconds; a date counts for nothing, and nobody is left alone for days."""
+    return min(float(retry_after), MOST_LEFT_ALONE_S) if re.fullmatch(r"[0-9]{1,9}", retry_after) else 0.0
 
 
 async def _read_some(response: httpx2.Response) -> None:

@@ -122,7 +122,6 @@ class Producer:
         *,
         tenant: str = "default",
         group: str | None = None,
-        webhook: GroupWebhook | None = None,
         chunk: int = CHUNK,
     ) -> tuple[str, list[str]]:
         """Accept any number of jobs as one group, chunk by chunk; returns the group's id and the jobs' ids.
@@ -134,10 +133,9 @@ class Producer:
         """
         group = group or keys.new_id("grp")
         check_group(group)
-        order = self._order(tenant, group, webhook, "")
         ids: list[str] = []
         try:
-            for written in self._written(requests, order, min(chunk, CHUNK)):
+            for written in self._written(requests, Order(tenant=tenant, group=group), min(chunk, CHUNK)):
                 ids += written
         except PixelkilnError as error:
             error.detail |= {"group": group, "accepted": len(ids)}

@@ -189,6 +189,17 @@ def test_a_receiver_that_fails_is_tried_again_under_the_same_id(
     assert len({verified(got)["data"]["id"] for got in receiver.got}) == 1
 
 
+def test_a_receiver_that_asks_for_time_gets_it(outbox: RedisOutbox, end: Callable[..., list[str]]) -> None:
+    with receiving(status(429, "Retry-After: 60")) as receiver, courier(outbox):
+        (job,) = end(receiver.url)
+        waiting = tried(outbox, job)
+        time.sleep(0.5)
+        assert len(receiver.got) == 1
+    assert waiting.due_at is not None
+    assert waiting.attempted_at is not None
+    assert waiting.due_at - waiting.attempted_at >= 60
+
+
 def test_a_delivery_that_nobody_takes_fails_in_the_end(
     outbox: RedisOutbox, end: Callable[..., list[str]]
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 from pixelkiln.fetch import (
     MAX_ANSWER_BYTES,
     AddressRefused,
+    Answer,
     CallFailed,
     Fetcher,
     Guard,
@@ -175,6 +176,16 @@ def test_nobody_there_is_a_failed_call() -> None:
         call(Guard(["127.0.0.1"]), url)
 
 
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7), ("0", 0), ("999999", 3_600), ("-1", 0), ("soon", 0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0)],
+)
+def test_a_receiver_may_ask_to_be_left_alone_for_a_while(header: str, seconds: float) -> None:
+    with receiving(status(503, f"Retry-After: {header}")) as receiver:
+        answer = answer_of(Guard(["127.0.0.1"]), receiver.url)
+    assert (answer.status, answer.retry_after_s) == (503, seconds)
+
+
 def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     with receiving() as proxy, receiving(OK) as receiver:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
@@ -217,9 +228,16 @@ def test_the_name_is_what_a_certificate_must_have(tmp_path: Path) -> None:
 
 
 def call(guard: Guard, url: str, *, timeout_s: float = 5.0, verify: ssl.SSLContext | bool = True) -> int:
-    """POST once."""
+    """POST once; the status."""
+    return answer_of(guard, url, timeout_s=timeout_s, verify=verify).status
 
-    async def once() -> int:
+
+def answer_of(
+    guard: Guard, url: str, *, timeout_s: float = 5.0, verify: ssl.SSLContext | bool = True
+) -> Answer:
+    """POST once; what came back."""
+
+    async def once() -> Answer:
         fetcher = Fetcher(guard, timeout_s=timeout_s, verify=verify)
         try:
             return await fetcher.post(url, b"{}", {"Content-Type": "application/json"})

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from pixelkiln.fetch import AddressRefused, CallFailed, Fetcher
+from pixelkiln.fetch import AddressRefused, Answer, CallFailed, Fetcher
 from pixelkiln.webhooks.signing import Signer
 from pixelkiln_shared.errors import PixelkilnError
 from pixelkiln_shared.ledger.outbox import SCHEDULE_S, Delivery, Outbox, Word
@@ -22,6 +23,16 @@ JITTER = 0.1  # a retry comes up to so much later than scheduled, so that many d
 GONE = 410
 
 _log = structlog.get_logger("pixelkiln.webhooks")
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What came of one try, as the outbox wants to know it."""
+
+    word: Word
+    response: int | None = None
+    error: str = ""
+    not_before_s: float = 0.0
 
 
 class Courier:
@@ -88,38 +99,44 @@ class Courier:
     async def _deliver(self, delivery: Delivery) -> None:
         with contextlib.suppress(PixelkilnError):  # Redis is away: the lease ends and it is tried again
             try:
-                word, response, fault = await self._send(delivery)
+                came = await self._send(delivery)
             except PixelkilnError:
                 raise
             except Exception:  # noqa: BLE001 - no receiver and no record may end the courier
                 _log.exception("a delivery failed", id=delivery.id)
-                word, response, fault = Word.FAILED, None, "internal"
-            _log.info("told", id=delivery.id, of=delivery.event, word=word, status=response, fault=fault)
+                came = _Outcome(Word.FAILED, error="internal")
+            _log.info("told", id=delivery.id, of=delivery.event, word=came.word, status=came.response)
             await run_in_threadpool(
                 self._outbox.settle,
                 delivery,
-                word,
-                response=response,
-                error=fault,
+                came.word,
+                response=came.response,
+                error=came.error,
+                not_before_s=came.not_before_s,
                 schedule_s=[later(one) for one in self._schedule_s],
             )
 
-    async def _send(self, delivery: Delivery) -> tuple[Word, int | None, str]:
-        """Try once; returns what came of it, the status of the answer, and a word for the fault."""
+    async def _send(self, delivery: Delivery) -> _Outcome:
         body = await run_in_threadpool(self._body_of, delivery)
         headers = self._signer.headers(delivery.id, body, datetime.now(UTC))
         headers |= {"Content-Type": "application/json", "User-Agent": "Pixelkiln-Webhooks"}
         try:
-            status = await self._fetcher.post(delivery.url, body.encode(), headers)
+            answer = await self._fetcher.post(delivery.url, body.encode(), headers)
         except AddressRefused:
-            return Word.FAILED, None, "not_allowed"
+            return _Outcome(Word.FAILED, error="not_allowed")
         except CallFailed as error:
-            return Word.FAILED, None, error.word
-        if 200 <= status < 300:
-            return Word.DELIVERED, status, ""
-        if status == GONE:
-            return Word.GONE, status, "gone"
-        return Word.FAILED, status, "redirect" if 300 <= status < 400 else "status"
+            return _Outcome(Word.FAILED, error=error.word)
+        return _judged(answer)
+
+
+def _judged(answer: Answer) -> _Outcome:
+    status = answer.status
+    if 200 <= status < 300:
+        return _Outcome(Word.DELIVERED, status)
+    if status == GONE:
+        return _Outcome(Word.GONE, status, "gone")
+    fault = "redirect" if 300 <= status < 400 else "status"
+    return _Outcome(Word.FAILED, status, fault, answer.retry_after_s)
 
 
 def later(seconds: float) -> float:

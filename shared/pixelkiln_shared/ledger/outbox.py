@@ -94,11 +94,13 @@ class Outbox(Protocol):
         *,
         response: int | None = None,
         error: str = "",
+        not_before_s: float = 0.0,
         schedule_s: Sequence[float] = SCHEDULE_S,
     ) -> DeliveryStatus | None:
         """Say what came of a try; a failed one is tried again as the schedule says, or has failed for good.
 
-        Returns None when another try has begun meanwhile: then this one changes nothing.
+        `not_before_s` is for how long the receiver asked to be left alone. Returns None when another try has
+        begun meanwhile: then this one changes nothing.
         """
         ...
 
@@ -163,15 +165,16 @@ class RedisOutbox:
         *,
         response: int | None = None,
         error: str = "",
+        not_before_s: float = 0.0,
         schedule_s: Sequence[float] = SCHEDULE_S,
     ) -> DeliveryStatus | None:
         """Say what came of a try; None when another one has begun meanwhile."""
         tries = [round(seconds * 1_000) for seconds in schedule_s]
-        looks = (milliseconds(LOOK_AGAIN_S), milliseconds(LOOK_FOR_S))
+        waits = (milliseconds(LOOK_AGAIN_S), milliseconds(LOOK_FOR_S), round(not_before_s * 1_000))
         told = "" if response is None else response
         with redis_errors():
             status = self._scripts.run(
-                "post_settle", delivery.id, delivery.attempts, word, told, error, *looks, *tries
+                "post_settle", delivery.id, delivery.attempts, word, told, error, *waits, *tries
             )
         return DeliveryStatus(status) if status else None
 

@@ -88,6 +88,7 @@ class MemoryOutbox:
         *,
         response: int | None = None,
         error: str = "",
+        not_before_s: float = 0.0,
         schedule_s: Sequence[float] = SCHEDULE_S,
     ) -> DeliveryStatus | None:
         """Say what came of a try; None when another one has begun meanwhile."""
@@ -106,7 +107,7 @@ class MemoryOutbox:
                 if due is None:
                     self._close(letter, DeliveryStatus.FAILED)
                 else:
-                    letter.shown = replace(letter.shown, due_at=due)
+                    letter.shown = replace(letter.shown, due_at=max(due, now + not_before_s))
                 return letter.shown.status
             self._failing.pop(receiver, None)
             delivered = word is Word.DELIVERED

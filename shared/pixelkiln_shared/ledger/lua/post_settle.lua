@@ -1,5 +1,6 @@
--- ARGV: id, attempt, word (delivered, gone, failed), response or "", fault, look_again_ms, look_for_ms; then when to try
--- again, in milliseconds since the delivery was first due, ascending. Returns the status, or false: another try began.
+-- ARGV: id, attempt, word (delivered, gone, failed), response or "", fault, look_again_ms, look_for_ms, milliseconds that
+-- the receiver asked to be left alone; then when to try again, in milliseconds since the delivery was first due, ascending.
+-- Returns the status, or false: another try began.
 local id, attempt, word, response, fault = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local look_again_ms, look_for_ms = tonumber(ARGV[6]), tonumber(ARGV[7])
 local PULLED = 50 -- deliveries that a success makes due at once; each of them does the same
@@ -13,7 +14,7 @@ come_back(receiver, id)
 -- after it now and then, so that its return is noticed soon.
 local function next_try(absent)
   local due
-  for at = 8, #ARGV do
+  for at = 9, #ARGV do
     due = since + ARGV[at]
     if due > now then break end
     due = nil
@@ -21,7 +22,7 @@ local function next_try(absent)
   local first = call("ZRANGE", K.mailbox .. receiver, 0, 0, "WITHSCORES")[2]
   local looked_after = first and tonumber(first) <= now + look_again_ms or call("HGET", K.aloft_to, receiver)
   if due and absent and not looked_after and now - since < look_for_ms then due = math.min(due, now + look_again_ms) end
-  return due
+  return due and math.max(due, now + ARGV[8])
 end
 
 -- What failed because the receiver was away is due at once; what it refused while it took others keeps its time.
