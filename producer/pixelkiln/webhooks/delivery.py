@@ -18,6 +18,7 @@ from pixelkiln_shared.errors import PixelkilnError
 from pixelkiln_shared.ledger.outbox import SCHEDULE_S, Delivery, Outbox, Word
 
 POLL_S = 0.5  # how long after its end a job is told of, at most, when nothing else is in the way
+AWAY_S = 2.0  # until Redis is asked again when it did not answer
 PLACES = 32  # deliveries in hand in one process
 JITTER = 0.1  # a retry comes up to so much later than scheduled, so that many do not come at once
 GONE = 410
@@ -69,7 +70,8 @@ class Courier:
                     more = await self._round()
                 except PixelkilnError as error:
                     _log.warning("no deliveries taken", reason=str(error))
-                    more = False
+                    await asyncio.sleep(AWAY_S)
+                    continue
                 except Exception:  # noqa: BLE001 - a courier that stops for good tells nobody any more
                     _log.exception("no deliveries taken")
                     more = False
@@ -105,7 +107,8 @@ class Courier:
             except Exception:  # noqa: BLE001 - no receiver and no record may end the courier
                 _log.exception("a delivery failed", id=delivery.id)
                 came = _Outcome(Word.FAILED, error="internal")
-            _log.info("told", id=delivery.id, of=delivery.event, word=came.word, status=came.response)
+            told = {"of": delivery.event, "word": came.word, "status": came.response, "fault": came.error}
+            _log.info("told", id=delivery.id, **told)
             await run_in_threadpool(
                 self._outbox.settle,
                 delivery,
