@@ -16,6 +16,7 @@ from bench.stage import TENANT, cpu_s, free_port, redis_server
 from pixelkiln.inputs import Inputs, Order, picture_limits
 from pixelkiln.intake import Intake
 from pixelkiln.producer import Producer
+from pixelkiln.webhooks.destinations import Destinations
 from pixelkiln_shared.ledger import RedisLedger, redis_client
 from pixelkiln_shared.ledger.contract import NewJob
 from pixelkiln_shared.settings import Settings
@@ -38,7 +39,8 @@ class Door:
         """Return jobs as the intake makes them of users' rows, ready to be written."""
         parts = self.producer
         limits = picture_limits(self.settings)
-        intake = Intake(parts.catalogue, Inputs(parts.catalogue, self.ledger, parts.storage, limits))
+        inputs = Inputs(parts.catalogue, self.ledger, parts.storage, limits)
+        intake = Intake(parts.catalogue, inputs, Destinations(parts.settings))
         order = Order(tenant=tenant, group=group)
         return [intake.prepare(row, order).job for row in rows(count)]
 

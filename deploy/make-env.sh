@@ -13,6 +13,7 @@ while IFS= read -r line; do
   case $line in
     \#*) ;;
     S3_ACCESS_KEY=) line="${line}GK$(random_hex 12)" ;;
+    WEBHOOK_SECRETS=) line="${line}whsec_$(random_hex 32)" ;; # hexadecimal digits are base64 too
     *=) line="$line$(random_hex 32)" ;;
   esac
   printf '%s\n' "$line"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
@@ -13,7 +13,9 @@ from pixelkiln_shared.keys import new_id
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import RedisLedger
 from pixelkiln_shared.ledger.contract import Claim, Claimed, LaneOffer, NewJob
+from pixelkiln_shared.ledger.outbox import RedisOutbox
 from pixelkiln_shared.testing.ledger import MemoryLedger
+from pixelkiln_shared.testing.outbox import MemoryOutbox
 
 LANE = "generate.m"
 LEASE_S = 15.0
@@ -47,6 +49,13 @@ class World:
 
     ledger: RedisLedger | MemoryLedger
     clock: Clock
+    outbox: RedisOutbox | MemoryOutbox = field(init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.ledger, MemoryLedger):
+            self.outbox = self.ledger.outbox
+        else:
+            self.outbox = RedisOutbox(self.ledger._client, clock=TEST_CLOCK)
 
     def submit(self, count: int = 1, **fields: Any) -> list[str]:
         """Submit alike jobs and return their ids."""

@@ -15,7 +15,7 @@ from pixelkiln.validation import is_id, validate, wrong
 from pixelkiln_shared import keys
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.errors import InvalidImage, InvalidInput, NotFound, StorageUnavailable, UnknownModel
-from pixelkiln_shared.jobs import JobSpec, Result, Status
+from pixelkiln_shared.jobs import GroupWebhook, JobSpec, Result, Status
 from pixelkiln_shared.kinds import (
     INPUTS,
     ImageRef,
@@ -50,10 +50,14 @@ Wanted = TypeVar("Wanted", bound=KindInput)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """Whose job this is and where in the request it stands; `siblings` are jobs written together with it."""
+    """Whose job this is and where in the request it stands; `siblings` are jobs written together with it.
+
+    `webhook` is the group's: whom to tell of jobs that name nobody themselves, and of the group's end.
+    """
 
     tenant: str
     group: str | None = None
+    webhook: GroupWebhook | None = None
     at: str = ""
     siblings: Mapping[str, JobSpec] = field(default_factory=dict)
 

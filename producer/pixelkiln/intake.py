@@ -7,7 +7,7 @@ the input picture is in our storage (or is an artifact of a job of the same tena
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pixelkiln.checks import (
@@ -24,6 +24,7 @@ from pixelkiln.checks import (
 from pixelkiln.inputs import Inputs, Kept, Order, Source
 from pixelkiln.validation import MAX_ERRORS, fault, invalid, validate
 from pixelkiln.vocabulary import unknown_words, vocabulary_of
+from pixelkiln.webhooks.destinations import Destinations
 from pixelkiln_shared import keys
 from pixelkiln_shared.catalogue import Catalogue, Limits, ModelEntry
 from pixelkiln_shared.errors import InvalidRequest, NotFound, UnknownModel
@@ -38,7 +39,7 @@ from pixelkiln_shared.kinds import (
     SizedInput,
     UpscaleInput,
 )
-from pixelkiln_shared.ledger.contract import NewJob
+from pixelkiln_shared.ledger.contract import NewJob, Record
 
 # What a sampler gets when neither the request nor its catalogue entry says; bounded by the entry's limits.
 _FALLBACKS: dict[str, Any] = {"width": 512, "height": 512, "steps": 20, "guidance": 5.0}
@@ -56,12 +57,28 @@ class Prepared:
     stored: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accepted:
+    """What a submit came to: ids and lanes in order; `replayed` when an earlier one with that key made them.
+
+    `lanes` lacks those of jobs that have been deleted since. `record` is that of a job accepted alone, where
+    it is known without asking again.
+    """
+
+    ids: tuple[str, ...]
+    lanes: tuple[str, ...] = ()
+    group: str | None = None
+    replayed: bool = False
+    record: Record | None = None
+
+
 class Intake:
     """Checks requests against one catalogue. Thread-safe; holds no state of its own."""
 
-    def __init__(self, catalogue: Catalogue, inputs: Inputs) -> None:
+    def __init__(self, catalogue: Catalogue, inputs: Inputs, destinations: Destinations) -> None:
         self.catalogue = catalogue
         self._inputs = inputs
+        self._destinations = destinations
         self._vocabularies = {entry.id: vocabulary_of(entry) for entry in catalogue}
 
     def prepare(self, request: JobRequest | Mapping[str, Any], order: Order) -> Prepared:
@@ -77,6 +94,8 @@ class Intake:
         if not isinstance(request, JobRequest):
             request = validate(JobRequest, request, at=order.at)
         check_tags(request.labels, order.at)
+        if request.webhook is not None:
+            self._destinations.check(request.webhook.url, f"{order.at}/webhook/url")
         job_id = keys.new_id("job")
         try:
             return self._prepare(request, order, job_id)
@@ -97,7 +116,7 @@ class Intake:
         for index, request in enumerate(requests):
             here = f"{order.at}/{index}"
             try:
-                into.append(self.prepare(request, Order(tenant=order.tenant, group=order.group, at=here)))
+                into.append(self.prepare(request, replace(order, at=here)))
             except (InvalidRequest, NotFound) as error:
                 found += error.detail.get("errors") or [
                     fault(error.code, error.pointer or here, error.message, **error.detail)
@@ -215,6 +234,7 @@ def _prepared(
     kept: Kept,
 ) -> Prepared:
     group = order.group or request.group
+    told = request.webhook or (order.webhook.for_jobs if order.webhook else None)
     spec = JobSpec(
         id=job_id,
         kind=request.kind,
@@ -242,5 +262,8 @@ def _prepared(
         waits_for=kept.waits_for,
         start_deadline_s=request.start_deadline_s,
         retention_s=request.retention_s,
+        notify=told.statuses if told else (),
+        webhook=told.url if told else None,
+        group_webhook=order.webhook.for_group if order.webhook else None,
     )
     return Prepared(spec=spec, job=job, stored=kept.stored)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import structlog
 
 from pixelkiln.inputs import Inputs, Order, picture_limits
-from pixelkiln.intake import Intake, Prepared
+from pixelkiln.intake import Accepted, Intake, Prepared
 from pixelkiln.pipelines import prepare_steps
 from pixelkiln.validation import check_group, is_id
+from pixelkiln.webhooks.destinations import Destinations
 from pixelkiln_shared import keys
 from pixelkiln_shared.bells import Bells, CeleryBells, make_app
 from pixelkiln_shared.catalogue import Catalogue
@@ -30,7 +31,7 @@ from pixelkiln_shared.errors import (
     StorageUnavailable,
     Unavailable,
 )
-from pixelkiln_shared.jobs import JobRequest, Status
+from pixelkiln_shared.jobs import GroupWebhook, JobRequest, Status
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import open_ledger, redis_client
 from pixelkiln_shared.ledger.contract import Group, Idempotency, Ledger, Page, Reaped, Record
@@ -49,21 +50,6 @@ _REFUSALS = (InvalidRequest, NotFound, QueueFull)
 _log = structlog.get_logger(__name__)
 
 Request = JobRequest | Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Accepted:
-    """What a submit came to: ids and lanes in order; `replayed` when an earlier one with that key made them.
-
-    `lanes` lacks those of jobs that have been deleted since. `record` is that of a job accepted alone, where
-    it is known without asking again.
-    """
-
-    ids: tuple[str, ...]
-    lanes: tuple[str, ...] = ()
-    group: str | None = None
-    replayed: bool = False
-    record: Record | None = None
 
 
 class Producer:
@@ -90,7 +76,8 @@ class Producer:
         self._bells = bells or CeleryBells(make_app(self.settings), redis_client(self.settings))
         self._served_lanes = served_lanes
         self._inputs = Inputs(self.catalogue, self.ledger, self.storage, picture_limits(self.settings))
-        self._intake = Intake(self.catalogue, self._inputs)
+        self._destinations = Destinations(self.settings)
+        self._intake = Intake(self.catalogue, self._inputs, self._destinations)
 
     # ------------------------------------------------------------------------------------- submit
 
@@ -161,6 +148,7 @@ class Producer:
         *,
         tenant: str = "default",
         group: str | None = None,
+        webhook: GroupWebhook | None = None,
         idempotency: Idempotency | None = None,
         at: str = "",
     ) -> Accepted:
@@ -171,9 +159,10 @@ class Producer:
         """
         group = group or keys.new_id("grp")
         check_group(group)
+        order = self._order(tenant, group, webhook, at)
         batch: list[Prepared] = []
         with self._removed_on(Exception, batch):
-            self._intake.prepare_all(requests, Order(tenant=tenant, group=group, at=at), into=batch)
+            self._intake.prepare_all(requests, order, into=batch)
         return self._write(batch, idempotency)
 
     def submit_pipeline(
@@ -181,6 +170,7 @@ class Producer:
         steps: Sequence[Mapping[str, Any]],
         *,
         tenant: str = "default",
+        webhook: GroupWebhook | None = None,
         idempotency: Idempotency | None = None,
         at: str = "",
     ) -> Accepted:
@@ -189,7 +179,7 @@ class Producer:
         Raises:
             InvalidInput: as `submit`, and `invalid_step` for a step or reference that cannot be.
         """
-        order = Order(tenant=tenant, group=keys.new_id("grp"), at=at)
+        order = self._order(tenant, keys.new_id("grp"), webhook, at)
         batch: list[Prepared] = []
         with self._removed_on(Exception, batch):
             prepare_steps(self._intake, steps, order, into=batch)
@@ -315,6 +305,11 @@ class Producer:
 
     # ------------------------------------------------------------------------------------- inside
 
+    def _order(self, tenant: str, group: str, webhook: GroupWebhook | None, at: str) -> Order:
+        if webhook is not None:
+            self._destinations.check(webhook.url, "/webhook/url")
+        return Order(tenant=tenant, group=group, webhook=webhook, at=at)
+
     def _written(self, rows: Iterable[Request], order: Order, chunk: int) -> Iterator[tuple[str, ...]]:
         """Yield the ids of each chunk once it is written; Redis writes one while the next is prepared."""
         rows, read = iter(rows), 0
@@ -343,8 +338,7 @@ class Producer:
         batch: list[Prepared] = []
         with self._removed_on(Exception, batch):
             for number, row in enumerate(rows, first):
-                here = Order(tenant=order.tenant, group=order.group, at=f"/{number}")
-                batch.append(self._intake.prepare(row, here))
+                batch.append(self._intake.prepare(row, replace(order, at=f"/{number}")))
         return batch
 
     def _write(self, batch: Sequence[Prepared], idempotency: Idempotency | None) -> Accepted:

@@ -134,6 +134,34 @@ class PipelineResource(Resource):
     jobs: list[JobResource]
 
 
+class DeliveryResource(Resource):
+    """One message to one receiver; `id` is its `webhook-id`. `urls` holds `self`, `redeliver` and `subject`.
+
+    `subject` is the job or group it is about, `response_status` what the receiver answered last, `error` a
+    word for what went wrong then, and `next_attempt_at` None while it is tried and after its end.
+    """
+
+    id: str
+    event: str
+    subject: str
+    url: str
+    status: str
+    attempts: int
+    created_at: datetime
+    last_attempt_at: datetime | None = None
+    next_attempt_at: datetime | None = None
+    response_status: int | None = None
+    error: str | None = None
+    urls: dict[str, str] = {}
+
+
+class DeliveryPage(Resource):
+    """A page of deliveries, newest first; `next_cursor` is None on the last."""
+
+    deliveries: list[DeliveryResource]
+    next_cursor: str | None = None
+
+
 class UploadResource(Resource):
     """A picture stored for later jobs. Width and height are pixels after EXIF orientation."""
 

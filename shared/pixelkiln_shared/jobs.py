@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import secrets
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pixelkiln_shared.kinds import INPUTS, Kind, Role, Strict
 
 SPEC_VERSION = 1
+MAX_URL = 2_000  # characters of a webhook's address
 WORK_OF_A_ROW = 1_000  # so that work is a whole number: the ledger adds it up without rounding
 
 
@@ -50,6 +51,40 @@ TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED, Status.E
 # ------------------------------------------------------------------------------------------------ envelope
 
 
+JobEvent = Literal["job.succeeded", "job.failed", "job.canceled", "job.expired"]
+GroupEvent = Literal["job.succeeded", "job.failed", "job.canceled", "job.expired", "group.completed"]
+
+
+class JobWebhook(Strict):
+    """Whom to tell when a job has ended, and of which ends."""
+
+    url: str = Field(max_length=MAX_URL, description="http or https; told by a signed POST")
+    events: list[JobEvent] = Field(default=list(get_args(JobEvent)), min_length=1, max_length=8)
+
+    @property
+    def statuses(self) -> tuple[Status, ...]:
+        """The ends that are told of, each once."""
+        return tuple(status for status in Status if f"job.{status}" in self.events)
+
+
+class GroupWebhook(Strict):
+    """Whom to tell when the last job of a group has ended, and, with `job.*`, of each job without its own."""
+
+    url: str = Field(max_length=MAX_URL, description="http or https; told by a signed POST")
+    events: list[GroupEvent] = Field(default=["group.completed"], min_length=1, max_length=8)
+
+    @property
+    def for_jobs(self) -> JobWebhook | None:
+        """What it asks of each job; None when only the group matters."""
+        events = [event for event in get_args(JobEvent) if event in self.events]
+        return JobWebhook(url=self.url, events=events) if events else None
+
+    @property
+    def for_group(self) -> str | None:
+        """The URL when it asks for the group's completion, else None."""
+        return self.url if "group.completed" in self.events else None
+
+
 class JobRequest(Strict):
     """The envelope of `POST /v1/jobs`; `input` is validated by the model of its `kind` (`INPUTS`)."""
 
@@ -69,6 +104,7 @@ class JobRequest(Strict):
     retention_s: int | None = Field(
         default=None, ge=60, le=365 * 86_400, description="How long the finished record lives"
     )
+    webhook: JobWebhook | None = Field(default=None, description="Whom to tell when it has ended")
 
 
 class JobSpec(BaseModel):

@@ -23,6 +23,12 @@ EMBEDDING_S = 86_400  # a picture is clicked on for minutes, perhaps again tomor
 WORKER_S = 30  # a worker that did not report for two leases is gone
 DRAIN_S = 3_600  # an hour outlasts any outage a worker would sit out; ids of workers never come again
 PREVIEW_S = 60  # a rough picture is worth looking at while its job runs, and a new one comes every second
+DELIVERED_S = 86_400  # a day is enough to ask whether a receiver was told
+UNDELIVERED_S = (
+    7 * 86_400
+)  # the owner of a receiver that was away notices within a week and asks for it again
+GONE_S = 86_400  # a receiver that answered 410 is left alone; its owner may have meant another address
+FAILING_S = 4 * 86_400  # outlasts the last retry; then whatever was owed to that receiver has been given up
 EVENT_SHARDS = 16  # enough that one XREAD per shard stays small, few enough for one blocking call
 EVENTS_KEPT = 10_000  # entries per shard (approximate): minutes of history for Last-Event-ID
 CELERY_PREFIX = "pk:celery:"  # kombu's global_keyprefix: bells live beside the ledger, never among its keys
@@ -66,6 +72,22 @@ class LedgerKey(StrEnum):
     HELD = "pk:held:"  # + worker, hash id -> claim token, while they run: blame, lost answers
     RUNNING = "pk:running"  # hash lane -> count, while they run
     SWEPT = "pk:swept"  # time of the last sweep, for ever: a late sweep means that Redis was away
+
+    WEBHOOK = "pk:webhook:"  # + id, string, with the record: the URL to tell; long, so not in the packed hash
+    DELIVERY = (
+        "pk:delivery:"  # + id, hash, DELIVERED_S or UNDELIVERED_S after its end: one message to a receiver
+    )
+    DELIVERIES = "pk:deliveries:"  # + tenant:status, zset by `POSTED`, with them: the listings
+    POSTED = "pk:posted"  # for ever: one counter that orders all deliveries
+    OUTDATED = "pk:outdated"  # zset by time, with them: when the couriers forget deliveries that ended
+    MAILBOX = "pk:mailbox:"  # + receiver, zset by due time, while they wait: what is owed to one receiver
+    RECEIVERS = "pk:receivers"  # zset by the due time of its first, while one waits: whom to call on next
+    ALOFT = "pk:aloft"  # zset by expiry, while they are tried: a killed courier's deliveries come back
+    ALOFT_TO = (
+        "pk:aloft_to"  # hash receiver -> count, while they are tried: a slow receiver holds few couriers
+    )
+    FAILING = "pk:failing:"  # + receiver, string, FAILING_S or until it answers: since when it does not
+    GONE = "pk:gone:"  # + hash of tenant and URL, string, GONE_S: it answered 410
 
     EVENTS = "pk:events:"  # + shard, stream of about EVENTS_KEPT entries: history for Last-Event-ID
 

@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     max_queue: int = Field(2_000_000, description="Waiting jobs at which submit answers `queue_full`")
     max_bulk: int = Field(1_000, description="Jobs in one `POST /v1/groups`")
     url_ttl_s: int = Field(900, description="How long an artifact link is valid")
+    webhook_secrets: SecretStr = Field(
+        SecretStr(""), description="`whsec_...`, one or more, comma-separated; webhooks are off without one"
+    )
+    webhook_hosts: str = Field(
+        "", description="Comma-separated hosts (or host:port) told although their addresses are not public"
+    )
     retention_s: int = Field(7 * 86_400, description="How long a finished record lives")
     scale_target_s: float = Field(
         60.0, gt=0, description="`desired_workers` of `/v1/stats` finish what waits within this time"

@@ -16,11 +16,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from pixelkiln_shared.errors import LeaseLost, Misconfigured, NotFound, QueueFull, RedisUnavailable
-from pixelkiln_shared.jobs import Status
-from pixelkiln_shared.keys import CANCELS, new_id
+from pixelkiln_shared.jobs import TERMINAL, Status
+from pixelkiln_shared.keys import CANCELS, UNDELIVERED_S, new_id
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import RedisLedger, check_redis, open_ledger, redis_client
 from pixelkiln_shared.ledger.contract import Idempotency, LaneOffer
+from pixelkiln_shared.ledger.outbox import Word
 from pixelkiln_shared.ledger.redis_ledger import CHUNK
 from pixelkiln_shared.settings import Settings
 from tests.ledger_worlds import LANE, TEST_CLOCK, Clock, World, new_job
@@ -234,7 +235,12 @@ def test_no_key_outlives_the_work(client: redis.Redis) -> None:
     """After many jobs of all fates only the fixed keys and the capped streams remain."""
     world = World(RedisLedger(client, retention_s=60, clock=TEST_CLOCK), Clock(client))
     for tenant in ("anna", "bert", "cora"):
-        world.submit(10, tenant=tenant, group=f"g-{tenant}", start_deadline_s=500)
+        told = {
+            "webhook": "https://a.example/",
+            "notify": tuple(TERMINAL),
+            "group_webhook": "https://b.example/",
+        }
+        world.submit(10, tenant=tenant, group=f"g-{tenant}", start_deadline_s=500, **told)
         parent = world.one(tenant=tenant)
         world.submit(2, tenant=tenant, kind=Kind.SEGMENT, waits_for=(parent,))
     world.claimed("dead", max_rows=3)
@@ -247,8 +253,20 @@ def test_no_key_outlives_the_work(client: redis.Redis) -> None:
     world.clock.advance(600)
     for _ in range(3):
         world.ledger.reap()
+    while found := world.outbox.claim(100):
+        for delivery in found:
+            word = Word.GONE if delivery.url.startswith("https://b") else Word.DELIVERED
+            world.outbox.settle(delivery, word)
+    world.clock.advance(UNDELIVERED_S + 1)
+    world.outbox.claim(1)
     left = {name for name in client.scan_iter("pk:*") if not name.startswith("pk:events:")}
-    assert left == {"pk:sequence", "pk:blocked", "pk:swept"}
+    assert {name for name in left if not name.startswith("pk:gone:")} == {
+        "pk:sequence",
+        "pk:blocked",
+        "pk:swept",
+        "pk:posted",
+    }
+    assert all(client.ttl(name) > 0 for name in left if name.startswith("pk:gone:"))
     assert client.get("pk:blocked") == "0"
 
 

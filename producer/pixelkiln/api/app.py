@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
-from pixelkiln.api import files, groups, jobs, models, openapi, status, uploads, workers
+from pixelkiln.api import files, groups, jobs, models, openapi, status, uploads, webhooks, workers
 from pixelkiln.api.auth import AuthGuard, Gate
 from pixelkiln.api.body import BodyGuard
 from pixelkiln.api.envelope import Envelope
@@ -33,12 +33,14 @@ from pixelkiln.gallery import pages
 from pixelkiln.gallery.thumbnails import Thumbnails
 from pixelkiln.leftovers import Orphans, sweep_uploads
 from pixelkiln.producer import Producer
+from pixelkiln.webhooks.signing import secrets_of
 from pixelkiln_shared.bells import CeleryBells, make_app
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.costs import Costs
 from pixelkiln_shared.errors import PixelkilnError
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import open_ledger, redis_client
+from pixelkiln_shared.ledger.outbox import RedisOutbox
 from pixelkiln_shared.previews import Previews
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.storage import open_storage
@@ -48,7 +50,7 @@ UPLOAD_SWEEP_S = 3_600.0
 ORPHAN_SWEEP_S = 60.0
 THREADS = 80  # requests in hand at once; most of them wait for Redis or the store
 
-_PARTS = (jobs, groups, uploads, files, models, workers, status, pages, fleet_pages)
+_PARTS = (jobs, groups, webhooks, uploads, files, models, workers, status, pages, fleet_pages)
 
 _log = structlog.get_logger("pixelkiln.api")
 
@@ -57,8 +59,9 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the API over the Redis and the storage that the settings name. Nothing is connected to yet.
 
     Raises:
-        Misconfigured: the storage URL or the catalogue is wrong.
+        Misconfigured: the storage URL, the catalogue or a webhook secret is wrong.
     """
+    secrets_of(settings.webhook_secrets.get_secret_value())
     services = _services(settings)
     app = FastAPI(
         title="Pixelkiln",
@@ -106,6 +109,7 @@ def _services(settings: Settings) -> Services:
         gate=Gate(settings, secret),
         watcher=Watcher(settings, ledger),
         thumbnails=Thumbnails(storage),
+        outbox=RedisOutbox(client),
         previews=Previews(client),
         probe=Probe(lambda: ledger.counts("default"), storage.check),
         secret=secret,
@@ -124,6 +128,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             asyncio.create_task(_repeat(partial(sweep_uploads, producer.storage), UPLOAD_SWEEP_S)),
             asyncio.create_task(_repeat(orphans.sweep, ORPHAN_SWEEP_S)),
         ]
+        if (courier := webhooks.courier(services)) is not None:
+            sweeps.append(asyncio.create_task(courier.run()))
         try:
             yield
         finally:

@@ -17,7 +17,7 @@ from pixelkiln.api.openapi import GroupSubmission, PipelineSubmission, body_of
 from pixelkiln.api.responses import problems
 from pixelkiln.api.services import Parts, Services
 from pixelkiln.api.views import Views
-from pixelkiln.producer import Accepted
+from pixelkiln.intake import Accepted
 from pixelkiln.resources import BulkResource, GroupResource, JobResource, PipelineResource
 from pixelkiln.validation import validate
 from pixelkiln_shared.jobs import Status
@@ -50,6 +50,7 @@ async def submit(
         wanted.jobs,
         tenant=caller.tenant,
         group=wanted.group,
+        webhook=wanted.webhook,
         idempotency=await run_in_threadpool(idempotency, idempotency_key, request, body, caller),
         at="/jobs",
     )
@@ -99,6 +100,7 @@ async def pipeline(
         parts.producer.submit_pipeline,
         wanted.steps,
         tenant=caller.tenant,
+        webhook=wanted.webhook,
         idempotency=await run_in_threadpool(idempotency, idempotency_key, request, body, caller),
         at="/steps",
     )

@@ -20,6 +20,7 @@ from pixelkiln.api.services import Services
 from pixelkiln_shared.fleet import Histogram, WorkerInfo
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.ledger.contract import LaneStats
+from pixelkiln_shared.ledger.outbox import DeliveryStatus
 
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -46,6 +47,7 @@ class _All(Collector):
         yield from of_lanes(ledger.lanes())
         yield from of_outlook(self._parts.outlooks.fresh(), self._parts.settings.scale_target_s)
         yield from of_jobs(ledger.counts(self._tenant))
+        yield from of_messages(self._parts.outbox.counts(self._tenant))
         yield from of_fleet(self._parts.fleet.workers())
 
 
@@ -69,6 +71,14 @@ def of_jobs(counts: Mapping[Status, int]) -> Iterator[Metric]:
     for status in Status:
         jobs.add_metric([status], counts.get(status, 0))
     yield jobs
+
+
+def of_messages(counts: Mapping[DeliveryStatus, int]) -> Iterator[Metric]:
+    """Yield how many messages to receivers are in each state, as long as they are listed."""
+    messages = GaugeMetricFamily("pixelkiln_webhooks", "Messages to receivers", labels=["status"])
+    for status in DeliveryStatus:
+        messages.add_metric([status], counts[status])
+    yield messages
 
 
 def of_fleet(workers: Sequence[WorkerInfo]) -> Iterator[Metric]:

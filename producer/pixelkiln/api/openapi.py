@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from pixelkiln.pipelines import MAX_STEPS
 from pixelkiln.resources import Problem
-from pixelkiln_shared.jobs import JobRequest
+from pixelkiln_shared.jobs import GroupWebhook, JobRequest
 from pixelkiln_shared.kinds import INPUTS, Kind, Strict
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -57,12 +57,14 @@ class GroupSubmission(Strict):
 
     jobs: list[dict[str, Any]] = Field(min_length=1)
     group: str | None = Field(default=None, description="Left out: a new group. Else the id of one to add to")
+    webhook: GroupWebhook | None = Field(default=None, description="Whom to tell when all have ended")
 
 
 class PipelineSubmission(Strict):
     """Steps of which later ones take earlier ones' pictures, written `$step.role` or `$step.role.index`."""
 
     steps: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_STEPS)
+    webhook: GroupWebhook | None = Field(default=None, description="Whom to tell when all have ended")
 
 
 def _typed(kind: Kind, suffix: str, **more: Any) -> type[BaseModel]:

@@ -18,6 +18,7 @@ from pixelkiln.scaling import Outlook
 from pixelkiln_shared.costs import Costs
 from pixelkiln_shared.fleet import Fleet, WorkerInfo, served_lanes
 from pixelkiln_shared.ledger.contract import Ledger
+from pixelkiln_shared.ledger.outbox import RedisOutbox
 from pixelkiln_shared.previews import Previews
 from pixelkiln_shared.settings import Settings
 
@@ -81,6 +82,7 @@ class Services:
     gate: Gate
     watcher: Watcher
     probe: Probe
+    outbox: RedisOutbox
     previews: Previews
     thumbnails: Thumbnails
     secret: bytes = field(repr=False)

@@ -81,7 +81,12 @@ class Views:
             counts={status: group.counts.get(status, 0) for status in Status},
             done=all(status.terminal or not count for status, count in group.counts.items()),
             created_at=_moment(group.created_at),
-            urls={"self": at, "cancel": f"{at}/cancel", "jobs": f"{self.base}/v1/jobs?group={group.id}"},
+            urls={
+                "self": at,
+                "cancel": f"{at}/cancel",
+                "jobs": f"{self.base}/v1/jobs?group={group.id}",
+                "webhooks": f"{at}/webhooks",
+            },
         )
 
     def _urls(self, job_id: str) -> dict[str, str]:
@@ -91,6 +96,7 @@ class Views:
             "events": f"{at}/events",
             "cancel": f"{at}/cancel",
             "retry": f"{at}/retry",
+            "webhooks": f"{at}/webhooks",
             "page": f"{self.base}/jobs/{job_id}",
         }
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "models": "models",
     "workers": "workers",
     "stats": "look",
+    "webhooks": "webhooks",
     "up": "services",
     "worker": "workers",
     "monitor": "services",

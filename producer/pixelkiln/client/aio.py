@@ -17,6 +17,7 @@ from pixelkiln.client.results import AsyncArtifact, ResultOf
 from pixelkiln.client.wire import Call, Emit, Flow, Pause, Retry
 from pixelkiln.resources import (
     BulkResource,
+    DeliveryResource,
     GroupResource,
     JobResource,
     ModelResource,
@@ -201,7 +202,12 @@ class AsyncClient:
         return AsyncJob(self, await self.run(self.flows.submit(request, key=idempotency_key)))
 
     async def submit_many(
-        self, rows: Iterable[Mapping[str, Any]], *, name: str | None = None, key: str | None = None
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        name: str | None = None,
+        key: str | None = None,
+        webhook: Mapping[str, Any] | None = None,
     ) -> AsyncGroup:
         """Submit any number of jobs as a group; the iterable is read as it is sent, 500 rows at a time.
 
@@ -209,8 +215,9 @@ class AsyncClient:
             rows: envelopes, or flat rows such as `{"prompt": "a red house", "seed": 7}`.
             name: becomes the label `name` of every job.
             key: the column that identifies a row; its value becomes the label `key` of its job.
+            webhook: `{"url": ...}`: whom to tell when all have ended.
         """
-        bulk = await self.run(self.flows.submit_many(rows, name=name, key=key))
+        bulk = await self.run(self.flows.submit_many(rows, name=name, key=key, webhook=webhook))
         return AsyncGroup(self, await self.run(self.flows.group(bulk.group)), bulk.ids)
 
     async def submit_batch(
@@ -258,6 +265,17 @@ class AsyncClient:
     async def drain_worker(self, worker_id: str) -> WorkerResource:
         """Ask a worker to end what it runs, claim no more and stay down; returns it as it is now."""
         return await self.run(self.flows.drain_worker(worker_id))
+
+    async def webhooks(
+        self, *, job: str | None = None, status: str | None = None
+    ) -> AsyncIterator[DeliveryResource]:
+        """Iterate over the messages to receivers, of one job or all, newest first."""
+        async for one in self.iterate(self.flows.webhooks(job, status)):
+            yield one
+
+    async def redeliver(self, delivery_id: str) -> DeliveryResource:
+        """Send a message again, under the same id."""
+        return await self.run(self.flows.redeliver(delivery_id))
 
     async def stats(self) -> StatsResource:
         """Read the lanes and counters."""

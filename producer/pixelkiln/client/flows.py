@@ -7,8 +7,8 @@ import json
 import mimetypes
 import time
 import uuid
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,8 @@ from pixelkiln.client.wire import Call, Emit, Flow, Pause, Retry, below, read, s
 from pixelkiln.resources import (
     ArtifactResource,
     BulkResource,
+    DeliveryPage,
+    DeliveryResource,
     GroupResource,
     JobPage,
     JobResource,
@@ -205,25 +207,40 @@ class Flows:
     # ------------------------------------------------------------------------------------------ groups
 
     def submit_batch(
-        self, requests: list[dict[str, Any]], *, group: str | None, key: str | None = None
+        self,
+        requests: list[dict[str, Any]],
+        *,
+        group: str | None,
+        key: str | None = None,
+        webhook: Mapping[str, Any] | None = None,
     ) -> Flow[BulkResource]:
         """Submit up to the server's `max_bulk` jobs in one request, into a group of their own or `group`."""
-        body = without_none({"jobs": requests, "group": group})
+        body = without_none({"jobs": requests, "group": group, "webhook": webhook})
         return (yield from self.post("/v1/groups", BulkResource, body, key=key))
 
     def submit_many(
-        self, rows: Iterable[Mapping[str, Any]], *, name: str | None, key: str | None
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        name: str | None,
+        key: str | None,
+        webhook: Mapping[str, Any] | None = None,
     ) -> Flow[BulkResource]:
         """Submit rows in chunks, reading the iterable only as far as needed; all land in one group.
 
-        `name` and the value of the `key` column become the labels `name` and `key` of each job.
+        `name` and the value of the `key` column become the labels `name` and `key` of each job. `webhook`
+        asks for the group's end with the last chunk only, so that it is not complete before.
         """
-        iterator = iter(rows)
+        iterator: Iterator[Mapping[str, Any]] = iter(rows)
         group: str | None = None
         ids: list[str] = []
         warnings: list[dict[str, str]] = []
         while chunk := list(islice(iterator, CHUNK_ROWS)):
-            bulk = yield from self.submit_batch([labelled(row, name, key) for row in chunk], group=group)
+            told = webhook
+            if webhook is not None and (ahead := list(islice(iterator, 1))):
+                iterator, told = chain(ahead, iterator), of_jobs_only(webhook)
+            requests = [labelled(row, name, key) for row in chunk]
+            bulk = yield from self.submit_batch(requests, group=group, webhook=told)
             group = bulk.group
             ids += bulk.ids
             warnings += [one for one in bulk.warnings if one not in warnings]
@@ -283,6 +300,29 @@ class Flows:
             if group.counts.get(status, 0):
                 yield from self.jobs(group=group.id, status=str(status), limit=200, seen=seen, whole=whole)
 
+    # ------------------------------------------------------------------------------------------ webhooks
+
+    def webhooks(self, job_id: str | None, status: str | None) -> Flow[None]:
+        """Emit the `DeliveryResource`s of a job, or all of them page after page, newest first."""
+        if job_id is not None:
+            page = yield from self.get(below("/v1/jobs", job_id, "webhooks"), DeliveryPage)
+            for one in page.deliveries:
+                if status in (None, one.status):
+                    yield Emit(one)
+            return
+        cursor: str | None = None
+        while True:
+            page = yield from self.get("/v1/webhooks", DeliveryPage, status=status, limit=200, cursor=cursor)
+            for one in page.deliveries:
+                yield Emit(one)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def redeliver(self, delivery_id: str) -> Flow[DeliveryResource]:
+        """Send a message again."""
+        return (yield from self.post(below("/v1/webhooks", delivery_id, "redeliver"), DeliveryResource))
+
     # ------------------------------------------------------------------------------------------ the rest
 
     def models(self) -> Flow[ModelList]:
@@ -312,6 +352,12 @@ def check_succeeded(job: JobResource) -> None:
         raise JobCanceled(job)
     if job.status is not Status.SUCCEEDED:
         raise JobFailed(job)
+
+
+def of_jobs_only(webhook: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a group's webhook asks of each job; None when nothing."""
+    events = [event for event in webhook.get("events") or () if event != "group.completed"]
+    return {**webhook, "events": events} if events else None
 
 
 def labelled(row: Mapping[str, Any], name: str | None, key: str | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pixelkiln.client.results import Artifact, ResultOf
 from pixelkiln.client.wire import Call, Emit, Flow, Pause, Retry
 from pixelkiln.resources import (
     BulkResource,
+    DeliveryResource,
     GroupResource,
     JobResource,
     ModelResource,
@@ -138,7 +139,7 @@ class Client:
             seed: left out: a random one, told in the result.
             fields: `width`, `height` (pixels), `steps`, `guidance`, `negative_prompt`, `format`, `options`,
                 and the envelope's `priority`, `labels`, `deterministic`, `start_deadline_s`, `run_timeout_s`,
-                `retention_s`.
+                `retention_s`, `webhook`.
         """
         given = {"prompt": prompt, "model": model, "count": count, "seed": seed, **fields}
         return self.submit(job_request(Kind.GENERATE, given))
@@ -199,7 +200,12 @@ class Client:
         return Job(self, self.run(self.flows.submit(request, key=idempotency_key)))
 
     def submit_many(
-        self, rows: Iterable[Mapping[str, Any]], *, name: str | None = None, key: str | None = None
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        name: str | None = None,
+        key: str | None = None,
+        webhook: Mapping[str, Any] | None = None,
     ) -> Group:
         """Submit any number of jobs as a group; the iterable is read as it is sent, 500 rows at a time.
 
@@ -207,8 +213,9 @@ class Client:
             rows: envelopes, or flat rows such as `{"prompt": "a red house", "seed": 7}`.
             name: becomes the label `name` of every job.
             key: the column that identifies a row; its value becomes the label `key` of its job.
+            webhook: `{"url": ...}`: whom to tell when all have ended.
         """
-        bulk = self.run(self.flows.submit_many(rows, name=name, key=key))
+        bulk = self.run(self.flows.submit_many(rows, name=name, key=key, webhook=webhook))
         return Group(self, self.run(self.flows.group(bulk.group)), bulk.ids)
 
     def submit_batch(
@@ -254,6 +261,14 @@ class Client:
     def drain_worker(self, worker_id: str) -> WorkerResource:
         """Ask a worker to end what it runs, claim no more and stay down; returns it as it is now."""
         return self.run(self.flows.drain_worker(worker_id))
+
+    def webhooks(self, *, job: str | None = None, status: str | None = None) -> Iterator[DeliveryResource]:
+        """Iterate over the messages to receivers, of one job or all, newest first."""
+        yield from self.iterate(self.flows.webhooks(job, status))
+
+    def redeliver(self, delivery_id: str) -> DeliveryResource:
+        """Send a message again, under the same id."""
+        return self.run(self.flows.redeliver(delivery_id))
 
     def stats(self) -> StatsResource:
         """Read the lanes and counters."""

@@ -23,7 +23,8 @@ CANCEL_CHUNK = 250  # jobs of a group canceled in one move: about 10 ms of Redis
 class NewJob:
     """A job about to be written. `spec` is its `JobSpec` as JSON; the rest is what the scheduler needs.
 
-    `work` is its size beside others of its lane (`JobSpec.work`); the ledger only adds it up.
+    `work` is its size beside others of its lane (`JobSpec.work`); the ledger only adds it up. An end in one
+    of the states `notify` is told to `webhook`, that of the group's last job to `group_webhook` (`outbox`).
     """
 
     id: str
@@ -39,6 +40,9 @@ class NewJob:
     waits_for: tuple[str, ...] = ()
     start_deadline_s: float | None = None
     retention_s: int | None = None
+    notify: tuple[Status, ...] = ()
+    webhook: str | None = None
+    group_webhook: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

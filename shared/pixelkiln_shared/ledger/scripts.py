@@ -19,8 +19,9 @@ SUSPECT_PATIENCE_MS = 5_000  # a suspect nobody could take for so long gets a wo
 RESERVATION_MS = 60_000  # time for that worker to finish what it holds
 MAX_SPARED = 2  # lapses of one job that a pause of Redis may excuse
 
-_MOVES = ("queue", "ending")
+_MOVES = ("queue", "outbox", "ending")
 _QUESTIONS = dict.fromkeys(("get", "list", "count"), ("reading",))
+_OF_THE_OUTBOX = dict.fromkeys(("post_claim", "post_settle", "post_again", "post_list"), ("outbox",))
 
 
 def lua_file(name: str) -> str:
@@ -62,7 +63,7 @@ class Scripts:
 
     def _source(self, move: str) -> tuple[str, str]:
         if move not in self._sources:
-            parts = [*_QUESTIONS.get(move, _MOVES), move]
+            parts = [*(_QUESTIONS | _OF_THE_OUTBOX).get(move, _MOVES), move]
             text = "\n".join([*self._shared, *map(lua_file, parts)])
             self._sources[move] = (hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
         return self._sources[move]
@@ -76,6 +77,10 @@ def _constants(retention_s: int) -> str:
         "MAX_STRIKES": MAX_STRIKES,
         "RETENTION_MS": retention_s * 1_000,
         "IDEMPOTENCY_S": keys.IDEMPOTENCY_S,
+        "DELIVERED_MS": keys.DELIVERED_S * 1_000,
+        "UNDELIVERED_MS": keys.UNDELIVERED_S * 1_000,
+        "GONE_S": keys.GONE_S,
+        "FAILING_S": keys.FAILING_S,
         "EVENT_SHARDS": keys.EVENT_SHARDS,
         "EVENTS_KEPT": keys.EVENTS_KEPT,
         "SETTLE_BUDGET": SETTLE_BUDGET,

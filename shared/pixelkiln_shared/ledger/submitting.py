@@ -116,6 +116,9 @@ def flat(jobs: Sequence[NewJob]) -> list[str | int]:
             " ".join(dict.fromkeys(job.waits_for)) if job.waits_for else "",
             "" if job.start_deadline_s is None else milliseconds(job.start_deadline_s),
             "" if job.retention_s is None else job.retention_s * 1_000,
+            " ".join(job.notify) if job.webhook else "",
+            job.webhook or "",
+            job.group_webhook or "",
         )
         rows += (shapes.setdefault(shape, len(shapes) + 1), job.id, job.spec)
     return [len(shapes), *(value for shape in shapes for value in shape), *rows]

@@ -25,6 +25,7 @@ from pixelkiln_shared.ledger.contract import (
 )
 from pixelkiln_shared.testing.claiming import MemoryClaims
 from pixelkiln_shared.testing.lanes import Job
+from pixelkiln_shared.testing.outbox import MemoryOutbox
 from pixelkiln_shared.testing.records import GroupEntry, atomic
 
 PARENT_FAILED = '{"code":"parent_failed","message":"the job it waited for did not succeed"}'
@@ -44,6 +45,8 @@ class MemoryLedger(MemoryClaims):
         super().__init__(clock)
         self._retention_s = retention_s
         self._sequence = 0
+        self.outbox = MemoryOutbox(clock, self.lock)
+        self._unwritten: set[str] | None = None
         self._answers: dict[tuple[str, str], tuple[str, tuple[str, ...], float]] = {}
 
     # ---------------------------------------------------------------------------------------- submit
@@ -68,11 +71,15 @@ class MemoryLedger(MemoryClaims):
         if max_waiting is not None and waiting + len(jobs) > max_waiting:
             raise QueueFull(f"{waiting} jobs wait already")
         self._check(jobs)
+        self._unwritten = set()  # a group is not complete while its other jobs are still to be written
         all_new = not any(job.id in self._jobs for job in jobs) and len({job.id for job in jobs}) == len(jobs)
         for job in jobs:
             self._sequence += 1
             if job.id not in self._jobs:
                 self._write(Job(new=job, sequence=self._sequence, created_at=now))
+        ended, self._unwritten = self._unwritten, None
+        for group in sorted(ended):
+            self._group_lost_one(group)
         ids = tuple(job.id for job in jobs)
         if idempotency is not None:
             expiry = now + IDEMPOTENCY_S
@@ -105,7 +112,8 @@ class MemoryLedger(MemoryClaims):
         new = job.new
         self._jobs[new.id] = job
         if new.group is not None:
-            self._groups.setdefault(new.group, GroupEntry(new.tenant, job.created_at))
+            group = self._groups.setdefault(new.group, GroupEntry(new.tenant, job.created_at))
+            group.webhook = new.group_webhook or group.webhook
         if new.start_deadline_s is not None:
             job.deadline = job.created_at + new.start_deadline_s
         if self._await_parents(job):
@@ -211,6 +219,11 @@ class MemoryLedger(MemoryClaims):
     def _finish(self, job: Job, status: Status, outcome: str | None = None) -> None:
         self._leave(job)
         job.status, job.outcome, job.completed_at, job.deadline = status, outcome, self._clock(), None
+        new = job.new
+        if new.webhook and status in new.notify:
+            self.outbox.post(f"job.{status}", new.id, new.tenant, new.webhook)
+        if new.group is not None:
+            self._group_lost_one(new.group)
         for child in [one for one in self._jobs.values() if job.new.id in one.pending]:
             child.pending.discard(job.new.id)
             if child.status is not Status.BLOCKED:
@@ -219,6 +232,16 @@ class MemoryLedger(MemoryClaims):
                 self._finish(child, Status.FAILED, PARENT_FAILED)
             elif not child.pending:
                 self._requeue(child)
+
+    def _group_lost_one(self, group_id: str) -> None:
+        """Tell that a group is complete when this was the last of its jobs to end."""
+        if self._unwritten is not None:
+            self._unwritten.add(group_id)
+            return
+        entry = self._groups[group_id]
+        open_jobs = (one.new.group == group_id and not one.status.terminal for one in self._jobs.values())
+        if entry.webhook and not any(open_jobs):
+            self.outbox.post("group.completed", group_id, entry.tenant, entry.webhook)
 
     @atomic
     def cancel(self, job_id: str) -> Status:

@@ -35,10 +35,11 @@ def atomic(
 
 @dataclass(slots=True)
 class GroupEntry:
-    """Who owns a group and since when; its jobs are found by looking through all."""
+    """Who owns a group, since when, and whom its end is told; its jobs are found by looking through all."""
 
     tenant: str
     created_at: float
+    webhook: str | None = None
 
 
 class MemoryRecords:

@@ -29,6 +29,8 @@ local function finish(job, status, outcome)
   set_status(job, status)
   call("ZADD", K.expiring, now + (job.retention_ms or RETENTION_MS), job.id)
   if call("EXISTS", K.children .. job.id) == 1 then call("RPUSH", K.settling, job.id .. " " .. status) end
+  if job.notify then post_job(job) end
+  if job.group then group_lost_one(job) end
   announce(job)
 end
 
@@ -97,6 +99,7 @@ end
 local function forget(job)
   unindex(job)
   call("DEL", K.job .. job.id, K.spec .. job.id, K.outcome .. job.id, K.children .. job.id)
+  if job.notify then call("DEL", K.webhook .. job.id) end
   call("ZREM", K.expiring, job.id)
   call("ZREM", K.dead, job.id)
   if job.group and call("HINCRBY", K.group .. job.group, "size", -1) == 0 then call("DEL", K.group .. job.group) end

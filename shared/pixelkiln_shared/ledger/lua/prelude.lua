@@ -12,7 +12,7 @@ local WORKER_CRASHED = '{"code":"worker_crashed","message":"' .. MAX_STRIKES
 
 local FIELDS = {
   "status", "kind", "lane", "tenant", "priority", "batch_key", "rows", "work", "sequence", "attempt", "strikes",
-  "suspect", "group", "worker", "company", "spared", "retention_ms", "waits_for",
+  "suspect", "group", "worker", "company", "spared", "retention_ms", "waits_for", "notify",
 }
 
 -- Returns the job as a table (absent fields are false), or nil.

@@ -3,7 +3,9 @@
 -- number of its shape, id, spec.
 local SHAPE = {
   "kind", "lane", "tenant", "priority", "batch_key", "rows", "work", "group", "waits_for", "start_ms", "retention_ms",
+  "notify", "webhook", "group_webhook",
 }
+local ELSEWHERE = {start_ms = true, webhook = true, group_webhook = true} -- not kept in the record
 local answered, fingerprint, limit, total = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local FIRST, WIDTH = 6 + ARGV[5] * #SHAPE, 3
 
@@ -29,7 +31,7 @@ local function read_shape(at)
   for i, name in ipairs(SHAPE) do
     local value = ARGV[at + i - 1]
     shape[name] = value ~= "" and value or false
-    if shape[name] and name ~= "start_ms" then
+    if shape[name] and not ELSEWHERE[name] then
       fields[#fields + 1] = name
       fields[#fields + 1] = value
     end
@@ -112,6 +114,7 @@ local function join_group(job)
   local group = K.group .. job.group
   if opened[group] then return count(group, "size", 1) end
   opened[group] = true
+  if job.group_webhook then call("HSET", group, "webhook", job.group_webhook) end
   if call("HINCRBY", group, "size", 1) == 1 then
     call("HSET", group, "tenant", job.tenant, "created_at", when)
   end
@@ -123,10 +126,11 @@ local function write(id, shape)
     id = id, kind = shape.kind, lane = shape.lane, tenant = shape.tenant, priority = shape.priority,
     batch_key = shape.batch_key, rows = shape.rows, work = tonumber(shape.work), group = shape.group,
     waits_for = shape.waits_for, retention_ms = shape.retention_ms, attempt = 0, status = "queued",
-    sequence = sequence,
+    sequence = sequence, notify = shape.notify, group_webhook = shape.group_webhook,
   }
   set(job, "sequence", place, unpack(shape.fields))
   if job.group then join_group(job) end
+  if job.notify then call("SET", K.webhook .. id, shape.webhook) end
   if shape.start_ms then call("ZADD", K.deadlines, now + shape.start_ms, id) end
   if not job.waits_for then return enter_behind(job, shape, place) end
   local pending, doomed = await_parents(job)
@@ -138,6 +142,7 @@ local function write(id, shape)
   if doomed then finish(job, "failed", PARENT_FAILED) end
 end
 
+unwritten = {} -- a group is not complete while its other jobs are still to be indexed
 for at = FIRST, #ARGV, WIDTH do
   sequence = sequence + 1
   -- An id that exists was written by an earlier try whose answer was lost.
@@ -147,6 +152,9 @@ for at = FIRST, #ARGV, WIDTH do
   end
 end
 write_added()
+local doomed = unwritten
+unwritten = nil
+for _, job in pairs(doomed) do group_lost_one(job) end
 settle(SETTLE_BUDGET)
 
 if answered ~= "" then

@@ -1,0 +1,301 @@
+"""Couriers against real receivers, over a real outbox: signed, retried, told once, in nobody's way."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+import redis
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from pixelkiln.fetch import Fetcher, Guard
+from pixelkiln.webhooks import delivery as delivery_module
+from pixelkiln.webhooks.delivery import Courier
+from pixelkiln.webhooks.signing import Signer, secrets_of
+from pixelkiln_shared.errors import Misconfigured
+from pixelkiln_shared.jobs import TERMINAL, Status
+from pixelkiln_shared.keys import LedgerKey
+from pixelkiln_shared.ledger import RedisLedger
+from pixelkiln_shared.ledger.outbox import Delivery, DeliveryStatus, RedisOutbox
+from tests.ledger_worlds import new_job
+from tests.receivers import OK, Got, receiving, status
+
+OLD = "whsec_" + base64.b64encode(b"the old secret of these tests, 32").decode()
+NEW = "whsec_" + base64.b64encode(b"the new secret of these tests, 32").decode()
+SOON_S = (0, 0.2, 0.4, 0.6, 0.8, 60)
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def outbox(client: redis.Redis) -> RedisOutbox:
+    return RedisOutbox(client)
+
+
+@pytest.fixture
+def end(client: redis.Redis) -> Callable[..., list[str]]:
+    """Lets jobs end that tell a URL."""
+    ledger = RedisLedger(client)
+
+    def ended(url: str, count: int = 1) -> list[str]:
+        jobs = [new_job(webhook=url, notify=tuple(TERMINAL)) for _ in range(count)]
+        ledger.submit(jobs)
+        for job in jobs:
+            assert ledger.cancel(job.id) is Status.CANCELED
+        return [job.id for job in jobs]
+
+    return ended
+
+
+def body_of(delivery: Delivery) -> str:
+    return json.dumps({"type": delivery.event, "data": {"id": delivery.subject, "label": "füchse 🦊"}})
+
+
+@contextmanager
+def courier(
+    outbox: RedisOutbox,
+    *,
+    schedule_s: Sequence[float] = SOON_S,
+    secrets: Sequence[str] = (NEW,),
+    timeout_s: float = 1.0,
+    hosts: Sequence[str] = ("127.0.0.1",),
+    body: Callable[[Delivery], str] = body_of,
+) -> Iterator[None]:
+    """Run a courier in a thread of its own."""
+
+    async def work() -> None:
+        fetcher = Fetcher(Guard(hosts), timeout_s=timeout_s)
+        one = Courier(outbox, fetcher, Signer(list(secrets)), body, schedule_s=schedule_s, poll_s=0.05)
+        running = asyncio.create_task(one.run())
+        while not stop.is_set():
+            await asyncio.sleep(0.02)
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+    stop = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(work()))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def settled(outbox: RedisOutbox, job: str, *, within_s: float = 15.0) -> Delivery:
+    """Wait until a job's delivery has ended."""
+    return wait_until(outbox, job, lambda one: one.status is not DeliveryStatus.PENDING, within_s)
+
+
+def tried(outbox: RedisOutbox, job: str, *, times: int = 1, within_s: float = 15.0) -> Delivery:
+    """Wait until a job's delivery was tried so often and waits."""
+    return wait_until(outbox, job, lambda one: one.attempts >= times and one.due_at is not None, within_s)
+
+
+def wait_until(outbox: RedisOutbox, job: str, so: Callable[[Delivery], bool], within_s: float) -> Delivery:
+    deadline = time.monotonic() + within_s
+    while not so(found := outbox.of(job)[0]):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+    return found
+
+
+def verified(got: Got, secret: str = NEW) -> Any:
+    return Webhook(secret).verify(got.body, got.headers)
+
+
+def test_a_message_verifies_and_says_what_happened(
+    outbox: RedisOutbox, end: Callable[..., list[str]]
+) -> None:
+    with receiving() as receiver, courier(outbox):
+        (job,) = end(receiver.url)
+        delivery = settled(outbox, job)
+    (got,) = receiver.got
+    assert verified(got)["data"] == {"id": job, "label": "füchse 🦊"}
+    assert got.headers["webhook-id"] == delivery.id
+    assert got.headers["content-type"] == "application/json"
+    assert (delivery.status, delivery.response, delivery.attempts) == (DeliveryStatus.DELIVERED, 200, 1)
+
+
+def test_a_forged_or_altered_message_does_not_verify(
+    outbox: RedisOutbox, end: Callable[..., list[str]]
+) -> None:
+    with receiving() as receiver, courier(outbox):
+        end(receiver.url)
+        (got,) = receiver.wait_for(1)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(NEW).verify(got.body + b" ", got.headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(NEW).verify(got.body, {**got.headers, "webhook-id": "msg_other"})
+    with pytest.raises(WebhookVerificationError):
+        verified(got, OLD)
+
+
+def test_while_secrets_are_rotated_both_verify(outbox: RedisOutbox, end: Callable[..., list[str]]) -> None:
+    with receiving() as receiver, courier(outbox, secrets=secrets_of(f"{NEW}, {OLD}")):
+        end(receiver.url)
+        (got,) = receiver.wait_for(1)
+    assert verified(got, NEW) == verified(got, OLD)
+    assert got.headers["webhook-signature"].count("v1,") == 2
+
+
+def test_a_secret_that_is_none_is_refused_and_not_repeated() -> None:
+    for wrong in ("topsecret", "whsec_c2hvcnQ=", f"{NEW},whsec_???", OLD.removeprefix("whsec_")):
+        with pytest.raises(Misconfigured) as refused:
+            secrets_of(wrong)
+        assert wrong.removeprefix("whsec_") not in str(refused.value)
+    assert secrets_of(" ") == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "response"),
+    [
+        (status(500), "status", 500),
+        (status(404), "status", 404),
+        (status(301, "Location: http://127.0.0.1:1/"), "redirect", 301),
+        ("reset", "broken", None),
+        ("silent", "broken", None),
+        ("never", "timeout", None),
+    ],
+)
+def test_a_receiver_that_fails_is_tried_again_under_the_same_id(
+    outbox: RedisOutbox,
+    end: Callable[..., list[str]],
+    bad: bytes | str,
+    error: str,
+    response: int | None,
+) -> None:
+    with receiving(bad, bad, OK) as receiver:
+        (job,) = end(receiver.url)
+        with courier(outbox, schedule_s=(0, 0.2, 3, 4, 5, 6, 7, 60), timeout_s=0.4):
+            failed = tried(outbox, job)
+            delivery = settled(outbox, job)
+    assert (failed.error, failed.response) == (error, response)
+    assert (delivery.status, delivery.attempts, delivery.error) == (DeliveryStatus.DELIVERED, 3, None)
+    assert {got.headers["webhook-id"] for got in receiver.got} == {delivery.id}
+    assert len({verified(got)["data"]["id"] for got in receiver.got}) == 1
+
+
+def test_a_receiver_that_asks_for_time_gets_it(outbox: RedisOutbox, end: Callable[..., list[str]]) -> None:
+    with receiving(status(429, "Retry-After: 60")) as receiver, courier(outbox):
+        (job,) = end(receiver.url)
+        waiting = tried(outbox, job)
+        time.sleep(0.5)
+        assert len(receiver.got) == 1
+    assert waiting.due_at is not None
+    assert waiting.attempted_at is not None
+    assert waiting.due_at - waiting.attempted_at >= 60
+
+
+def test_a_delivery_that_nobody_takes_fails_in_the_end(
+    outbox: RedisOutbox, end: Callable[..., list[str]]
+) -> None:
+    with receiving(status(503)) as receiver, courier(outbox, schedule_s=(0, 0.1, 0.2)):
+        (job,) = end(receiver.url)
+        delivery = settled(outbox, job)
+    assert (delivery.status, delivery.response) == (DeliveryStatus.FAILED, 503)
+    assert 1 <= len(receiver.got) <= 4
+
+
+def test_a_receiver_of_ten_gigabytes_is_told_and_left(
+    outbox: RedisOutbox, end: Callable[..., list[str]]
+) -> None:
+    with receiving("endless") as receiver, courier(outbox, timeout_s=5):
+        (job,) = end(receiver.url)
+        assert settled(outbox, job).status is DeliveryStatus.DELIVERED
+        assert receiver.sent_bytes < 50_000_000
+
+
+def test_a_410_ends_the_messages_to_that_url(outbox: RedisOutbox, end: Callable[..., list[str]]) -> None:
+    with receiving(status(410)) as receiver, courier(outbox):
+        (job,) = end(receiver.url)
+        gone = settled(outbox, job)
+        assert (gone.status, gone.response, gone.error) == (DeliveryStatus.FAILED, 410, "gone")
+        (later,) = end(receiver.url)
+        assert settled(outbox, later).attempts == 0
+        assert len(receiver.got) == 1
+        receiver.answers = [OK]
+        outbox.again(later_id := outbox.of(later)[0].id)
+        receiver.wait_for(2)
+    assert outbox.get(later_id).status is DeliveryStatus.DELIVERED
+
+
+def test_a_receiver_that_was_down_is_told_when_it_is_back(
+    outbox: RedisOutbox, end: Callable[..., list[str]], client: redis.Redis
+) -> None:
+    """Everything that waits is tried as soon as one of it arrived, whatever the schedule says."""
+    with receiving() as down:
+        port = down.server_address[1]
+    url = f"http://127.0.0.1:{port}/hook"
+    with courier(outbox, schedule_s=(0, 0.2, 2, 600)):
+        jobs = end(url, 6)
+        for job in jobs:
+            tried(outbox, job, times=2)
+        with receiving(port=port) as back:
+            for job in jobs:
+                assert settled(outbox, job).status is DeliveryStatus.DELIVERED
+    assert len({got.headers["webhook-id"] for got in back.got}) == len(jobs)
+    assert client.keys(f"{LedgerKey.FAILING}*") == []
+
+
+def test_a_receiver_that_never_answers_holds_up_no_other(
+    outbox: RedisOutbox, end: Callable[..., list[str]]
+) -> None:
+    with receiving("never") as slow, receiving() as quick, courier(outbox, timeout_s=10):
+        end(slow.url, 100)
+        slow.wait_for(1)
+        jobs = end(quick.url, 50)
+        for job in jobs:
+            assert settled(outbox, job, within_s=8).status is DeliveryStatus.DELIVERED
+        assert slow.connections <= 4
+
+
+def test_a_host_that_became_private_is_not_called(outbox: RedisOutbox, end: Callable[..., list[str]]) -> None:
+    with receiving() as canary, courier(outbox, hosts=()):
+        (job,) = end(canary.url)
+        failed = tried(outbox, job)
+        assert (failed.error, failed.response) == ("not_allowed", None)
+        assert canary.connections == 0
+
+
+def test_a_message_that_cannot_be_made_is_tried_again(
+    outbox: RedisOutbox, end: Callable[..., list[str]]
+) -> None:
+    broken = [True]
+
+    def body(delivery: Delivery) -> str:
+        if broken.pop() if broken else False:
+            raise ValueError("a record of another version")
+        return body_of(delivery)
+
+    with receiving() as receiver, courier(outbox, body=body):
+        (job,) = end(receiver.url)
+        assert settled(outbox, job).attempts == 2
+    assert len(receiver.got) == 1
+
+
+def test_two_couriers_tell_each_once(outbox: RedisOutbox, end: Callable[..., list[str]]) -> None:
+    with receiving() as receiver, courier(outbox), courier(outbox):
+        jobs = end(receiver.url, 60)
+        for job in jobs:
+            settled(outbox, job)
+    assert len(receiver.got) == len({got.headers["webhook-id"] for got in receiver.got}) == 60
+
+
+def test_retries_come_a_little_later_by_chance() -> None:
+    moments = {delivery_module.later(100) for _ in range(50)}
+    assert len(moments) > 40
+    assert all(100 <= one <= 110 for one in moments)
