@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pixelkiln_shared import keys
 from pixelkiln_shared.errors import NotFound, RedisUnavailable
 
-State = Literal["starting", "ready", "draining"]
+State = Literal["starting", "ready", "refusing", "draining"]
 
 
 class LoadedModel(BaseModel):
@@ -80,6 +80,8 @@ class ModelTally(BaseModel):
 class WorkerInfo(BaseModel):
     """One worker process as it reports itself.
 
+    A worker in the state `refusing` is well but takes no jobs for now; `reason` says why. In other states
+    `reason` tells what may lead to that; it is mostly empty.
     `models` and `lanes` are what it serves, `resident` the models loaded now and `loaded` what they cost,
     `unavailable` those that did not load when they were last tried, with the reason, `running` the jobs it
     holds. `memory_bytes` is its budget for loaded models. `tallies` are by model id. `longest_lane_wait_s`
@@ -93,6 +95,7 @@ class WorkerInfo(BaseModel):
     pid: int
     device: str
     state: State
+    reason: str = ""
     models: tuple[str, ...] = ()
     lanes: tuple[str, ...] = ()
     resident: tuple[str, ...] = ()

@@ -30,8 +30,10 @@ from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.held import Held
 from pixelkiln_worker.lifecycle import Lifecycle, Ringer
 from pixelkiln_worker.recall import Recall
+from pixelkiln_worker.refusals import Refusals
 from pixelkiln_worker.residency import Residency
 from pixelkiln_worker.serving import EXIT_MISCONFIGURED, EXIT_UNAVAILABLE, served
+from pixelkiln_worker.spool import Spool, own_folder
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import Turns
 from pixelkiln_worker.workshop import Workshop
@@ -68,12 +70,21 @@ class Process:
         ringer = Ringer(ledger, CeleryBells(app, client), lanes)
         chosen = device.pick(settings)
         turns, telemetry = Turns(), Telemetry()
+        worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        spool = Spool(
+            storage,
+            own_folder(settings.spool_dir, name=worker_id),
+            bound_bytes=settings.spool_mb * 1_000_000,
+            patience_s=settings.outage_s,
+        )
         self._shop = shop = Workshop(
-            worker_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}",
+            worker_id=worker_id,
             lease_s=settings.lease_s,
             lanes=lanes,
             ledger=ledger,
             storage=storage,
+            spool=spool,
+            refusals=Refusals(spool, rss_limit_bytes=_megabytes(settings.worker_rss_mb)),
             recall=Recall(storage),
             device=chosen,
             thread=device.DeviceThread(),
@@ -113,6 +124,10 @@ class Process:
             self._life.stop()
             sys.stderr.flush()
             os._exit(self._life.exit_code)
+
+
+def _megabytes(count: int | None) -> int | None:
+    return None if count is None else count * 1_000_000
 
 
 process = Process()

@@ -115,6 +115,7 @@ class Lifecycle:
         self._exit = exit_process
         self._end_celery = end_celery
         self._state: State = "starting"
+        self._refuses = False
         self._started_at = datetime.now(UTC)
         self._drain_lock, self._asked_lock = threading.Lock(), threading.Lock()
         self._reap_s = min(REAP_S, settings.heartbeat_s)
@@ -158,6 +159,7 @@ class Lifecycle:
     def pulse(self) -> None:
         """Report the steps reached, settle the jobs that left, and watch the clock of the running batch."""
         self._watch_the_clock()
+        self._watch_the_refusals()
         run = self._shop.compute.current
         computing = () if run is None else run.jobs
         for job in self._shop.held.jobs():
@@ -210,7 +212,8 @@ class Lifecycle:
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 device=shop.device.name,
-                state=self._state,
+                state=self._told_state(),
+                reason=shop.refusals.note,
                 models=tuple(dict.fromkeys(entry.id for entry in shop.lanes.values())),
                 lanes=tuple(shop.lanes),
                 resident=shop.residency.resident,
@@ -235,7 +238,7 @@ class Lifecycle:
     def listen(self) -> None:
         """End an idle process that hears no bell while jobs wait for long: Celery's consumer is stuck."""
         shop = self._shop
-        if self._state != "ready" or shop.telemetry.silent_s < DEAF_S or shop.held.jobs():
+        if self._told_state() != "ready" or shop.telemetry.silent_s < DEAF_S or shop.held.jobs():
             return
         waiting = [
             lane.lane for lane in shop.ledger.lanes() if lane.lane in shop.lanes and lane.oldest_s > DEAF_S
@@ -294,6 +297,7 @@ class Lifecycle:
             self._costs.learn(self._shop.telemetry.take_measured())
         except RedisUnavailable:
             log.info("Redis heard no goodbye")
+        self._shop.spool.close()
 
     def _loops(self) -> tuple[Loop, ...]:
         mine = (self._heartbeat, self._pulse, self._shows, self._report, self._listener, self._reaper)
@@ -308,6 +312,16 @@ class Lifecycle:
             self._ringer.ring()
         except Unavailable:
             log.warning("Redis is away: leases will run out instead", jobs=[job.id for job in jobs])
+
+    def _watch_the_refusals(self) -> None:
+        reason = self._shop.refusals.reason
+        if bool(reason) != self._refuses:
+            self._refuses = bool(reason)
+            if reason:
+                log.warning("no jobs are taken for now", reason=reason)
+            else:
+                log.info("jobs are taken again")
+            self._report.nudge()
 
     def _watch_the_clock(self) -> None:
         run = self._shop.compute.current
@@ -366,6 +380,9 @@ class Lifecycle:
         lanes = {lane: entry for lane, entry in self._shop.lanes.items() if entry.id == model}
         sizes = self._shop.compute.sizes
         return max((sizes.offer(lane, entry.limits.max_batch) for lane, entry in lanes.items()), default=0)
+
+    def _told_state(self) -> State:
+        return "refusing" if self._state == "ready" and self._shop.refusals.reason else self._state
 
     def _enter(self, state: State) -> None:
         self._state = state
