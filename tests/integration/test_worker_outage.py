@@ -1,4 +1,4 @@
-"""The store goes away under a real worker: nothing fails, nothing runs twice, and it says what it waits for."""
+"""The store goes away under a real worker: nothing fails, nothing runs twice, and it says what it does."""
 
 from __future__ import annotations
 

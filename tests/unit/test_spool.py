@@ -97,6 +97,7 @@ def test_a_full_spool_stops_the_claims_and_says_why(house: House) -> None:
 def test_who_waits_to_claim_hears_of_a_drain(house: House) -> None:
     with spool_on(house.storage, bound_bytes=0) as full:
         house.shop = replace(house.shop, spool=full, refusals=Refusals(full))
+        house.run(stub_spec())
         [name] = house.submit(stub_spec())
         house.shop.draining.set()
 

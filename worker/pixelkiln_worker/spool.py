@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 SENDERS = 8  # transfers side by side: enough to hide a store's latency behind a batch of eight
 AT_ONCE_S = 1.0  # what is stored within this time was never late
 IN_MEMORY_BYTES = 32 << 20  # so much may wait without touching the disk
-JOB_BYTES = 16 << 10  # what a job that waits takes of the bound beside its files: its spec, its lease
+JOB_BYTES = 256 << 10  # taken of the bound beside a job's files: each has a lease to renew, and is told of
 _LOCK = ".lock"
 
 Late = Callable[[Work, Stored | Exception], None]
@@ -128,7 +128,7 @@ class Spool:
     @property
     def full(self) -> bool:
         """Whether no more should be claimed."""
-        return self._waiting_bytes >= self._bound_bytes
+        return self._waiting_bytes >= max(self._bound_bytes, 1)
 
     @property
     def why(self) -> str:
