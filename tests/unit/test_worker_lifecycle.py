@@ -17,10 +17,10 @@ from pixelkiln_shared.costs import Cost, Costs, Measured
 from pixelkiln_shared.events import stream_of
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.ledger.contract import LaneOffer
-from pixelkiln_worker import lifecycle
+from pixelkiln_worker import hung_loads, lifecycle
 from pixelkiln_worker.compute import Run
 from pixelkiln_worker.held import Gone
-from pixelkiln_worker.serving import EXIT_DEAF, EXIT_DRAINED, EXIT_HUNG, EXIT_POISONED
+from pixelkiln_worker.serving import EXIT_DEAF, EXIT_DRAINED, EXIT_HUNG, EXIT_LOAD_HUNG, EXIT_POISONED
 from tests.lifecycle_houses import LANE, House, lifecycle_house
 from tests.worker_processes import new_job, stub_spec, wait_for
 
@@ -228,6 +228,27 @@ def test_the_report_names_what_is_held(house: House) -> None:
     [info] = house.fleet.workers()
     assert (info.id, info.state, info.lanes, info.running) == ("w1", "starting", (LANE,), (job.id,))
     assert info.longest_lane_wait_s == 10.0  # no load and no run is known yet
+
+
+def test_a_load_that_hangs_ends_the_process_and_blames_no_job(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "HUNG_GRACE_S", 0.1)
+    [waiting] = house.hold(stub_spec())
+    house.shop.residency._loading = ("slow", time.monotonic() - 599)
+    house.life.pulse()
+    assert house.codes == []
+
+    house.shop.residency._loading = ("slow", time.monotonic() - 601)
+    house.life.pulse()
+
+    assert house.codes == [EXIT_LOAD_HUNG]
+    record = house.ledger.get(waiting.id)
+    assert (record.status, record.attempt) == (Status.QUEUED, 1)
+    [(model, rest_s)] = hung_loads.lately(house.shop.spool.folder.parent, 600).items()
+    assert model == "slow"
+    assert 590 < rest_s <= 600
+    assert not hung_loads.lately(house.shop.spool.folder.parent, 0)
 
 
 def test_a_deaf_process_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import check_redis, open_ledger, redis_client
 from pixelkiln_shared.settings import Settings, settings
 from pixelkiln_shared.storage import open_storage
-from pixelkiln_worker import device, firing, tasks, warming
+from pixelkiln_worker import device, firing, hung_loads, tasks, warming
 from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.held import Held
 from pixelkiln_worker.lifecycle import Lifecycle, Ringer
@@ -77,6 +77,9 @@ class Process:
             bound_bytes=settings.spool_mb * 1_000_000,
             patience_s=settings.outage_s,
         )
+        residency = Residency(chosen, on_load=telemetry.loaded)
+        for model, rest_s in hung_loads.lately(spool.folder.parent, settings.load_timeout_s).items():
+            residency.rest(model, f"{model} did not load: it hung and was given up", rest_s)
         self._shop = shop = Workshop(
             worker_id=worker_id,
             lease_s=settings.lease_s,
@@ -88,7 +91,7 @@ class Process:
             recall=Recall(storage),
             device=chosen,
             thread=device.DeviceThread(),
-            residency=Residency(chosen, on_load=telemetry.loaded),
+            residency=residency,
             compute=Compute(turns.progress, chosen.free_caches),
             turns=turns,
             held=Held(ledger),

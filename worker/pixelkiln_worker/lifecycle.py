@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,19 +12,18 @@ from datetime import UTC, datetime
 import redis
 import structlog
 
-from pixelkiln_shared import __version__, keys
+from pixelkiln_shared import keys
 from pixelkiln_shared.bells import Bells
 from pixelkiln_shared.costs import Costs
 from pixelkiln_shared.errors import RedisUnavailable, Unavailable
-from pixelkiln_shared.fleet import Fleet, LoadedModel, State, WorkerInfo, unavailable
+from pixelkiln_shared.fleet import Fleet, State, unavailable
 from pixelkiln_shared.ledger.contract import Ledger
 from pixelkiln_shared.previews import SIDE_PX, Previews
 from pixelkiln_shared.settings import Settings
-from pixelkiln_worker import imaging
+from pixelkiln_worker import hung_loads, imaging, reports
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.loops import Loop
-from pixelkiln_worker.residency import Resident
-from pixelkiln_worker.serving import EXIT_DEAF, EXIT_DRAINED, EXIT_HUNG, EXIT_POISONED
+from pixelkiln_worker.serving import EXIT_DEAF, EXIT_DRAINED, EXIT_HUNG, EXIT_LOAD_HUNG, EXIT_POISONED
 from pixelkiln_worker.workshop import Workshop
 
 log = structlog.get_logger(__name__)
@@ -159,6 +157,7 @@ class Lifecycle:
     def pulse(self) -> None:
         """Report the steps reached, settle the jobs that left, and watch the clock of the running batch."""
         self._watch_the_clock()
+        self._watch_the_load()
         self._watch_the_refusals()
         run = self._shop.compute.current
         computing = () if run is None else run.jobs
@@ -206,30 +205,7 @@ class Lifecycle:
     def report(self) -> None:
         """Tell the fleet how we are and what batches cost since; hear whether we are wanted any longer."""
         shop = self._shop
-        unwanted = self._fleet.report(
-            WorkerInfo(
-                id=shop.worker_id,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                device=shop.device.name,
-                state=self._told_state(),
-                reason=shop.refusals.note,
-                models=tuple(dict.fromkeys(entry.id for entry in shop.lanes.values())),
-                lanes=tuple(shop.lanes),
-                resident=shop.residency.resident,
-                loaded=tuple(_told(model) for model in shop.residency.residents),
-                unavailable=shop.residency.unavailable,
-                memory_bytes=shop.device.memory_bytes,
-                longest_lane_wait_s=round(shop.longest_lane_wait_s, 1),
-                running=tuple(job.id for job in shop.held.jobs()),
-                jobs_done=shop.telemetry.totals().jobs_done,
-                busy_share=round(shop.thread.busy_s / max(shop.thread.up_s, 1e-3), 4),
-                device_time=shop.telemetry.shares.told(),
-                tallies=shop.telemetry.tallies(self._max_batch),
-                started_at=self._started_at,
-                version=__version__,
-            )
-        )
+        unwanted = self._fleet.report(reports.of(shop, self._told_state(), started_at=self._started_at))
         if unwanted:
             self.drain_for_good()
         self._costs.learn(shop.telemetry.take_measured())
@@ -334,6 +310,16 @@ class Lifecycle:
             log.error("the model hangs; the process ends", jobs=late, took_s=round(took_s, 1))
             self._end_hung(run.jobs)
 
+    def _watch_the_load(self) -> None:
+        loading = self._shop.residency.loading
+        if loading is None or loading[1] <= self._settings.load_timeout_s:
+            return
+        model, took_s = loading
+        log.error("a model hangs while it loads; the process ends", model=model, took_s=round(took_s, 1))
+        hung_loads.note(self._shop.spool.folder.parent, model)
+        self._end_early()  # nobody is to blame: no job had the model yet
+        self._exit(self.exit_code or EXIT_LOAD_HUNG)
+
     def _end_hung(self, hung: tuple[HeldJob, ...]) -> None:
         """A forward pass cannot be interrupted from outside: save what can be saved, and end the process."""
         for job in hung:
@@ -375,12 +361,6 @@ class Lifecycle:
         if self._shop.residency.nobody_loads(hopeless):
             self._ringer.nudge()
 
-    def _max_batch(self, model: str) -> int:
-        """How many rows a batch of a model takes now."""
-        lanes = {lane: entry for lane, entry in self._shop.lanes.items() if entry.id == model}
-        sizes = self._shop.compute.sizes
-        return max((sizes.offer(lane, entry.limits.max_batch) for lane, entry in lanes.items()), default=0)
-
     def _told_state(self) -> State:
         return "refusing" if self._state == "ready" and self._shop.refusals.reason else self._state
 
@@ -398,15 +378,6 @@ class Lifecycle:
     @staticmethod
     def _longest(jobs: tuple[HeldJob, ...]) -> float:
         return max(job.spec.run_timeout_s for job in jobs)
-
-
-def _told(model: Resident) -> LoadedModel:
-    return LoadedModel(
-        id=model.id,
-        footprint_bytes=model.footprint_bytes,
-        load_s=round(model.load_s, 3),
-        sha256=model.sha256,
-    )
 
 
 def _text(value: bytes | str) -> str:

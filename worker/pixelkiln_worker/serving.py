@@ -11,6 +11,7 @@ EXIT_UNAVAILABLE = 69  # Redis or the store does not answer yet
 EXIT_HUNG = 70  # a forward pass never ended
 EXIT_DEAF = 71  # jobs wait, bells hang, and Celery hears none
 EXIT_POISONED = 72  # the device's context is broken; a new process gets a sane one
+EXIT_LOAD_HUNG = 74  # a model never ended loading; the next process leaves it alone for a while
 EXIT_DRAINED = 73  # somebody asked this worker to end: no new one is wanted
 
 
