@@ -20,6 +20,7 @@ from pixelkiln_shared.ledger.contract import LaneOffer
 from pixelkiln_worker import hung_loads, lifecycle
 from pixelkiln_worker.compute import Run
 from pixelkiln_worker.held import Gone
+from pixelkiln_worker.refusals import Refusals
 from pixelkiln_worker.serving import EXIT_DEAF, EXIT_DRAINED, EXIT_HUNG, EXIT_LOAD_HUNG, EXIT_POISONED
 from tests.lifecycle_houses import LANE, House, lifecycle_house
 from tests.worker_processes import new_job, stub_spec, wait_for
@@ -261,6 +262,40 @@ def test_a_deaf_process_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> N
     time.sleep(0.1)
     house.life.listen()
     assert house.codes == [EXIT_DEAF]
+
+
+def test_an_idle_process_that_hears_bells_but_takes_nothing_ends(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "DEAF_S", 0.05)
+    house.life.ready()
+    house.ledger.submit([new_job(stub_spec())])
+    house.clock.now += 1
+    time.sleep(0.1)
+    house.shop.telemetry.heard()
+    house.life.listen()
+    assert house.codes == [EXIT_DEAF]
+
+
+@pytest.mark.parametrize("why", ["it works", "it refuses", "the model rests", "it claimed just now"])
+def test_a_process_with_a_reason_to_take_nothing_lives(
+    house: House, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(lifecycle, "DEAF_S", 0.05)
+    house.life.ready()
+    if why == "it works":
+        house.hold(stub_spec())
+    elif why == "it refuses":
+        monkeypatch.setattr(Refusals, "reason", "no room")
+    elif why == "the model rests":
+        house.shop.residency.rest("stub", "it hung", 60)
+    house.ledger.submit([new_job(stub_spec())])
+    house.clock.now += 1
+    time.sleep(0.1)
+    if why == "it claimed just now":
+        house.shop.telemetry.claimed("stub", [1.0])
+    house.life.listen()
+    assert house.codes == []
 
 
 def test_a_cancel_is_heard_in_milliseconds(house: House, redis_url: str) -> None:

@@ -60,7 +60,6 @@ def fire(shop: Workshop) -> str:
     if shop.turns.must_wait:
         shop.ring_soon()  # this bell will be late: another worker may be idle
     shop.refusals.wait(shop.draining.is_set)
-    shop.telemetry.heard()
     with shop.turns.next_slot() as slot:
         shop.turns.await_lead(shop.draining.is_set)
         batch = _claim(shop)

@@ -32,7 +32,7 @@ PULSE_S = 0.25  # progress is reported at most four times a second
 REAP_S = 5.0
 REPORT_S = 5.0
 HUNG_GRACE_S = 5.0  # past its run timeout, a model that reaches a step within this time saves its process
-DEAF_S = 60.0  # bells are rung every few seconds while jobs wait; an idle worker that hears none is stuck
+DEAF_S = 60.0  # bells are rung every few seconds while jobs wait; an idle worker that takes none is stuck
 LAST_WORDS_S = 2.0  # after a drain, for firings to notice and Celery to say goodbye
 
 
@@ -140,6 +140,7 @@ class Lifecycle:
     def ready(self) -> None:
         """Report that bells are heard from now on."""
         self._shop.telemetry.shares.begin()
+        self._shop.telemetry.busy()
         self._enter("ready")
         self._ringer.nudge()
 
@@ -212,15 +213,17 @@ class Lifecycle:
         self._see_who_else_can()
 
     def listen(self) -> None:
-        """End an idle process that hears no bell while jobs wait for long: Celery's consumer is stuck."""
+        """End an idle process that takes nothing while jobs wait for long: deaf to bells, or stuck."""
         shop = self._shop
-        if self._told_state() != "ready" or shop.telemetry.silent_s < DEAF_S or shop.held.jobs():
+        if self._told_state() != "ready" or shop.held.jobs():
+            shop.telemetry.busy()
+        if shop.telemetry.idle_s < DEAF_S:
             return
-        waiting = [
-            lane.lane for lane in shop.ledger.lanes() if lane.lane in shop.lanes and lane.oldest_s > DEAF_S
-        ]
+        mine = {name for name, entry in shop.lanes.items() if not shop.residency.resting(entry.id)}
+        waiting = [lane.lane for lane in shop.ledger.lanes() if lane.lane in mine and lane.oldest_s > DEAF_S]
         if waiting:
-            log.error("jobs wait but no bell is heard; the process ends", lanes=waiting)
+            silent_s = round(shop.telemetry.silent_s, 1)  # since the last bell
+            log.error("jobs wait and none is claimed; the process ends", lanes=waiting, silent_s=silent_s)
             self._exit(EXIT_DEAF)
 
     # ---------------------------------------------------------------------------------------------- endings

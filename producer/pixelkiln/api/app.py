@@ -107,7 +107,11 @@ def _services(settings: Settings) -> Services:
         watcher=Watcher(settings, ledger),
         thumbnails=Thumbnails(storage),
         previews=Previews(client),
-        probe=Probe(lambda: ledger.counts("default"), storage.check),
+        probe=Probe(
+            lambda: ledger.counts("default"),
+            storage.check,
+            lambda: sum(info.state == "ready" for info in fleet.workers()),
+        ),
         secret=secret,
     )
 
