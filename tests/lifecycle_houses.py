@@ -22,10 +22,11 @@ from pixelkiln_shared.testing.storage import MemoryStorage
 from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.device import Device, DeviceThread
 from pixelkiln_worker.held import Held, HeldJob
-from pixelkiln_worker.lifecycle import Lifecycle, Ringer
+from pixelkiln_worker.lifecycle import Lifecycle
 from pixelkiln_worker.recall import Recall
 from pixelkiln_worker.refusals import Refusals
 from pixelkiln_worker.residency import Residency
+from pixelkiln_worker.ringer import Ringer
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import Turns
 from pixelkiln_worker.workshop import Workshop

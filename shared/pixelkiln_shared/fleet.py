@@ -124,11 +124,13 @@ def serves(info: WorkerInfo, lane: str) -> bool:
 
 
 def served_lanes(workers: Iterable[WorkerInfo]) -> frozenset[str]:
-    """Return the lanes that at least one of these workers is ready to try, be its model unavailable or not.
+    """Return the lanes that at least one of these workers takes or will take, its model available or not.
 
-    A model that did not load is tried again only when a job asks for it: no job must be refused for that.
+    A model that did not load is tried again only when a job asks for it, and a worker that refuses takes jobs
+    again as soon as it can: no job must be refused for that.
     """
-    return frozenset(lane for info in workers if info.state == "ready" for lane in info.lanes)
+    willing = ("ready", "refusing")
+    return frozenset(lane for info in workers if info.state in willing for lane in info.lanes)
 
 
 class Fleet:

@@ -86,12 +86,12 @@ def test_health_is_bad_while_no_jobs_are_taken(
 
 
 def test_a_ready_worker_whose_results_wait_is_ready_and_says_so(fleet: Fleet, redis_url: str) -> None:
-    report(fleet, "ready", reason="results of 2 jobs wait for the store: it is slow")
+    report(fleet, "ready", reason="results that wait for the store: 2 (it is slow)")
 
     status, line = ask(redis_url)
 
     assert status == 0
-    assert "results of 2 jobs wait" in line
+    assert "wait for the store: 2" in line
 
 
 def test_health_is_bad_when_redis_is_away() -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from pixelkiln_shared.errors import RedisUnavailable
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.ledger.contract import Record
-from pixelkiln_worker import spool
+from pixelkiln_shared.testing.storage import MemoryStorage
+from pixelkiln_worker import outgoing, refusals, spool
 from pixelkiln_worker.firing import fire
 from pixelkiln_worker.held import Gone
 from pixelkiln_worker.refusals import Refusals
@@ -85,8 +87,8 @@ def test_a_full_spool_stops_the_claims_and_says_why(house: House) -> None:
         house.shop = replace(house.shop, spool=small, refusals=refusals)
         assert not refusals.reason
         [record] = house.run(stub_spec())
-        assert refusals.reason.startswith("spool_full: 1 results")
-        assert refusals.reason.endswith("the store is down")
+        assert refusals.reason.startswith("spool_full: ")
+        assert refusals.reason.endswith("wait for the store: 1 (the store is down)")
 
         house.storage.outage = False
         refusals.wait(lambda: False)
@@ -140,26 +142,70 @@ def test_a_full_disk_loses_no_result(house: House, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_spool_of_a_killed_process_goes_and_that_of_a_living_one_stays(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other.lock").touch()
     program = (
         "import sys, time; from pathlib import Path; from pixelkiln_worker.spool import own_folder\n"
-        "folder = own_folder(Path(sys.argv[1]), name=sys.argv[2])\n"
+        "folder = own_folder(Path(sys.argv[1]), name=sys.argv[2]).path\n"
         "(folder / 'result.png').write_bytes(b'x'); print('there', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program, tmp_path, "dead"], stdout=subprocess.PIPE) as dead:
         assert dead.stdout is not None
         assert dead.stdout.readline() == b"there\n"
-        own_folder(tmp_path, name="living")
-        assert (tmp_path / "dead" / "result.png").exists()
+        living = own_folder(tmp_path, name="living")
+        assert (tmp_path / "dead.spool" / "result.png").exists()
         dead.kill()
         dead.wait()
 
-    own_folder(tmp_path, name="next")
+    following = own_folder(tmp_path, name="following")
 
-    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"living", "next"}
+    folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert folders == {"living.spool", "following.spool", "other"}
+    living.remove()
+    following.remove()
+    assert {path.name for path in tmp_path.iterdir()} == {"other", "other.lock"}
 
 
 def test_a_worker_that_could_claim_says_what_waits(house: House) -> None:
     house.run(stub_spec())
     time.sleep(0.01)
     assert house.shop.refusals.reason == ""
-    assert house.shop.refusals.note == "results of 1 jobs wait for the store: the store is down"
+    assert house.shop.refusals.note == "results that wait for the store: 1 (the store is down)"
+
+
+def test_a_late_result_that_cannot_be_published_does_not_keep_its_job_running(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RedisUnavailable("away for longer than patience lasts")
+
+    monkeypatch.setattr(outgoing, "_publish", broken)
+    [record] = house.run(stub_spec())
+    house.storage.outage = False
+
+    [record] = ended(house, [record.id])
+
+    assert record.status is Status.FAILED
+    assert not house.shop.held.jobs()
+
+
+def test_memory_above_its_ceiling_is_a_reason_until_it_is_below(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "LOOK_S", 0.0)
+    tight = Refusals(house.shop.spool, rss_limit_bytes=1_000_000)
+    assert tight.reason.startswith("memory_pressure: ")
+    assert tight.swollen_s >= 0
+
+    monkeypatch.setattr(refusals, "resident_bytes", lambda: 900_000)
+
+    assert (tight.reason, tight.swollen_s) == ("", 0.0)
+
+
+def test_a_disk_that_is_gone_is_a_reason(tmp_path: Path) -> None:
+    with spool_on(MemoryStorage()) as spool:
+        refusals_ = Refusals(spool)
+        assert not refusals_.reason
+        spool.folder.rmdir()
+        assert Refusals(spool).reason.startswith("worker_disk_full: ")
+        spool.folder.mkdir()

@@ -21,7 +21,14 @@ from pixelkiln_worker import hung_loads, lifecycle
 from pixelkiln_worker.compute import Run
 from pixelkiln_worker.held import Gone
 from pixelkiln_worker.refusals import Refusals
-from pixelkiln_worker.serving import EXIT_DEAF, EXIT_DRAINED, EXIT_HUNG, EXIT_LOAD_HUNG, EXIT_POISONED
+from pixelkiln_worker.serving import (
+    EXIT_DEAF,
+    EXIT_DRAINED,
+    EXIT_HUNG,
+    EXIT_LOAD_HUNG,
+    EXIT_POISONED,
+    EXIT_SWOLLEN,
+)
 from tests.lifecycle_houses import LANE, House, lifecycle_house
 from tests.worker_processes import new_job, stub_spec, wait_for
 
@@ -296,6 +303,23 @@ def test_a_process_with_a_reason_to_take_nothing_lives(
         house.shop.telemetry.claimed("stub", [1.0])
     house.life.listen()
     assert house.codes == []
+
+
+def test_memory_that_stays_above_its_ceiling_ends_an_idle_process(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Refusals, "swollen_s", lifecycle.SWOLLEN_S + 1)
+    house.life.pulse()
+    assert house.codes == []  # it starts: loading may take much for a while
+
+    house.life.ready()
+    [job] = house.hold(stub_spec())
+    house.life.pulse()
+    assert house.codes == []
+
+    house.shop.held.publish([(job, "{}")])
+    house.life.pulse()
+    assert house.codes == [EXIT_SWOLLEN]
 
 
 def test_a_cancel_is_heard_in_milliseconds(house: House, redis_url: str) -> None:

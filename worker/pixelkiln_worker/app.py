@@ -28,10 +28,11 @@ from pixelkiln_shared.storage import open_storage
 from pixelkiln_worker import device, firing, hung_loads, tasks, warming
 from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.held import Held
-from pixelkiln_worker.lifecycle import Lifecycle, Ringer
+from pixelkiln_worker.lifecycle import Lifecycle
 from pixelkiln_worker.recall import Recall
 from pixelkiln_worker.refusals import Refusals
 from pixelkiln_worker.residency import Residency
+from pixelkiln_worker.ringer import Ringer
 from pixelkiln_worker.serving import EXIT_MISCONFIGURED, EXIT_UNAVAILABLE, served
 from pixelkiln_worker.spool import Spool, own_folder
 from pixelkiln_worker.telemetry import Telemetry
@@ -69,7 +70,8 @@ class Process:
         ledger, storage = open_ledger(settings), open_storage(settings)
         ringer = Ringer(ledger, CeleryBells(app, client), lanes)
         chosen = device.pick(settings)
-        turns, telemetry = Turns(), Telemetry()
+        turns = Turns(long_fetches=max(1, settings.worker_concurrency - 2))
+        telemetry = Telemetry()
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         spool = Spool(
             storage,
@@ -78,8 +80,9 @@ class Process:
             patience_s=settings.outage_s,
         )
         residency = Residency(chosen, on_load=telemetry.loaded)
-        for model, rest_s in hung_loads.lately(spool.folder.parent, settings.load_timeout_s).items():
-            residency.rest(model, f"{model} did not load: it hung and was given up", rest_s)
+        rest_s = max(settings.load_timeout_s, hung_loads.SHORTEST_REST_S)
+        for model, left_s in hung_loads.lately(spool.folder.parent, rest_s).items():
+            residency.rest(model, f"{model} did not load: it hung and was given up", left_s)
         self._shop = shop = Workshop(
             worker_id=worker_id,
             lease_s=settings.lease_s,

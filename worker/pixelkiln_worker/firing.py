@@ -17,7 +17,7 @@ import structlog
 
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.costs import Measured
-from pixelkiln_shared.errors import ModelUnavailable, PixelkilnError, Unavailable
+from pixelkiln_shared.errors import ModelUnavailable, Unavailable
 from pixelkiln_shared.ledger.contract import Claim, LaneOffer
 from pixelkiln_worker import choices, inputs, outgoing
 from pixelkiln_worker.boarding import Boarding
@@ -111,8 +111,11 @@ def _in_vain(shop: Workshop) -> str:
 
 def _offers(shop: Workshop) -> list[LaneOffer]:
     house, sizes = shop.residency, shop.compute.sizes
+    lanes = shop.lanes
+    if not shop.turns.may_fetch:
+        lanes = {lane: entry for lane, entry in lanes.items() if not inputs.wanted(lane)}
     return choices.offers(
-        shop.lanes,
+        lanes,
         resident=house.resident,
         load_s=house.load_s,
         last_load=house.last_load,
@@ -131,7 +134,8 @@ def _fetch(shop: Workshop, batch: Batch, slot: NextSlot) -> None:
         shop.turns.prepared(time.monotonic() - batch.claimed_at)
     else:
         slot.release()
-        batch.boarding.wait()
+        with shop.turns.long_fetch():
+            batch.boarding.wait()
     batch.metrics["fetch_ms"] = _ms_since(batch.claimed_at)
 
 
@@ -149,7 +153,9 @@ def _fetch_one(shop: Workshop, batch: Batch, job: HeldJob) -> None:
     work = None
     try:
         images = insist(
-            lambda: inputs.fetch(job.spec, shop.ledger, shop.storage, shop.decode), lambda: job.wanted
+            lambda: inputs.fetch(job.spec, shop.ledger, shop.storage, shop.decode),
+            lambda: job.wanted,
+            patience_s=shop.spool.patience_s,
         )
         task, model = Task(spec=job.spec, images=images), shop.residency.loaded(job.spec.model)
         work = Work(job, shop.recall.prepare(task, model))
@@ -287,16 +293,8 @@ def _leave_nothing_behind(shop: Workshop, batch: Batch) -> None:
     """Settle what is left: jobs nobody wants any more, and, after a bug of ours, all the others."""
     _let_go(shop, batch)
     for job in batch.jobs:
-        if job.settled or job.gone is Gone.LOST or shop.spool.keeps(job):
-            continue
-        try:
-            if job.gone is None:
-                shop.held.fail(job, PixelkilnError("the worker failed; its log says how"))
-            else:
-                shop.held.settle(job)
-        except Unavailable:  # the heartbeat goes on settling it
-            job.gone = job.gone or Gone.DRAINED
-            job.at_boundary = True
+        if not shop.spool.keeps(job):
+            outgoing.settle(shop, job)
 
 
 def _line(batch: Batch) -> str:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+SHORTEST_REST_S = 60.0  # of a model whose loading hung, however short its time limit was
 _PREFIX = "hung-"
 
 

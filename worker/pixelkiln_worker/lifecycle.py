@@ -6,24 +6,30 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import redis
 import structlog
 
 from pixelkiln_shared import keys
-from pixelkiln_shared.bells import Bells
 from pixelkiln_shared.costs import Costs
 from pixelkiln_shared.errors import RedisUnavailable, Unavailable
 from pixelkiln_shared.fleet import Fleet, State, unavailable
-from pixelkiln_shared.ledger.contract import Ledger
 from pixelkiln_shared.previews import SIDE_PX, Previews
 from pixelkiln_shared.settings import Settings
 from pixelkiln_worker import hung_loads, imaging, reports
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.loops import Loop
-from pixelkiln_worker.serving import EXIT_DEAF, EXIT_DRAINED, EXIT_HUNG, EXIT_LOAD_HUNG, EXIT_POISONED
+from pixelkiln_worker.ringer import Ringer
+from pixelkiln_worker.serving import (
+    EXIT_DEAF,
+    EXIT_DRAINED,
+    EXIT_HUNG,
+    EXIT_LOAD_HUNG,
+    EXIT_POISONED,
+    EXIT_SWOLLEN,
+)
 from pixelkiln_worker.workshop import Workshop
 
 log = structlog.get_logger(__name__)
@@ -33,56 +39,8 @@ REAP_S = 5.0
 REPORT_S = 5.0
 HUNG_GRACE_S = 5.0  # past its run timeout, a model that reaches a step within this time saves its process
 DEAF_S = 60.0  # bells are rung every few seconds while jobs wait; an idle worker that takes none is stuck
+SWOLLEN_S = 30.0  # memory that a process without jobs has not given back by then, it never will
 LAST_WORDS_S = 2.0  # after a drain, for firings to notice and Celery to say goodbye
-
-
-class Ringer:
-    """Tops the bells of some lanes up to the jobs that wait there, every few seconds and when nudged.
-
-    `on_count` hears how many jobs wait in each of these lanes whenever they were counted.
-    """
-
-    def __init__(self, ledger: Ledger, bells: Bells, lanes: Collection[str]) -> None:
-        self.bells = bells
-        self._ledger = ledger
-        self._lanes = lanes
-        self._wanted = self._surplus = False
-        self.on_count: Callable[[Mapping[str, int]], None] = lambda waiting: None
-        self.loop = Loop("ringer", self.ring, REAP_S)
-
-    def nudge(self) -> None:
-        """Ring soon; many calls before it happens are one."""
-        self._wanted = True
-        self.loop.nudge()
-
-    def hush(self) -> None:
-        """Take surplus bells away soon: one was heard and nothing waited."""
-        self._surplus = True
-        self.loop.nudge()
-
-    def ring(self) -> None:
-        """Ring now; or, after a bell was heard for nothing, take surplus bells away.
-
-        Raises:
-            RedisUnavailable: Redis does not answer.
-        """
-        surplus, wanted = self._surplus, self._wanted or not self._surplus
-        self._surplus = self._wanted = False
-        before: dict[str, int] = {}
-        if surplus:
-            before = self._waiting()
-            self.bells.hush(before)
-        now = self._waiting()
-        if not wanted:
-            # Only what is new: a bell for a job nobody may take yet would be heard in vain, again and again.
-            now = {lane: count for lane, count in now.items() if count > before[lane]}
-        self.bells.ring(now)
-
-    def _waiting(self) -> dict[str, int]:
-        waiting = {lane.lane: lane.waiting for lane in self._ledger.lanes()}
-        mine = {lane: waiting.get(lane, 0) for lane in self._lanes}
-        self.on_count(mine)
-        return mine
 
 
 class Lifecycle:
@@ -115,6 +73,7 @@ class Lifecycle:
         self._state: State = "starting"
         self._refuses = False
         self._started_at = datetime.now(UTC)
+        self._given_back = threading.Event()
         self._drain_lock, self._asked_lock = threading.Lock(), threading.Lock()
         self._reap_s = min(REAP_S, settings.heartbeat_s)
         self._heartbeat = Loop("heartbeat", self.heartbeat, settings.heartbeat_s)
@@ -132,7 +91,9 @@ class Lifecycle:
             loop.start()
 
     def stop(self) -> None:
-        """End the loops after the calls under way, and say goodbye."""
+        """End the loops after the calls under way, and say goodbye; in a drain, once all is given back."""
+        if self._drain_lock.locked():
+            self._given_back.wait(self._settings.drain_s + LAST_WORDS_S)
         for loop in self._loops():
             loop.stop()
         self._leave()
@@ -265,6 +226,7 @@ class Lifecycle:
         self._give_back(lambda job: not job.started)
         shop.held.wait_until_empty(self._settings.drain_s)
         self._give_back(lambda job: True)
+        self._given_back.set()
         self._report.stop()
         self._leave()
         time.sleep(LAST_WORDS_S)
@@ -301,6 +263,11 @@ class Lifecycle:
             else:
                 log.info("jobs are taken again")
             self._report.nudge()
+        idle = self._state == "ready" and self._shop.residency.loading is None and not self._shop.held.jobs()
+        if idle and self._shop.refusals.swollen_s > SWOLLEN_S:
+            log.error("memory stays above its ceiling; the process ends", reason=reason)
+            self._end_early()
+            self._exit(self.exit_code or EXIT_SWOLLEN)
 
     def _watch_the_clock(self) -> None:
         run = self._shop.compute.current

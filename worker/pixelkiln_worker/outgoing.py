@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from pixelkiln_shared.errors import JobError, PixelkilnError
+from pixelkiln_shared.errors import JobError, PixelkilnError, Unavailable
 from pixelkiln_worker import delivery
 from pixelkiln_worker.compute import Work
 from pixelkiln_worker.delivery import Outbox, Stored
@@ -60,6 +60,20 @@ def fail(shop: Workshop, job: HeldJob, error: Exception) -> None:
         shop.telemetry.failed(job.spec.model)
 
 
+def settle(shop: Workshop, job: HeldJob) -> None:
+    """Settle a job that nobody sees to any more: by why it left, or, after a bug of ours, as failed."""
+    if job.settled or job.gone is Gone.LOST:
+        return
+    try:
+        if job.gone is None:
+            shop.held.fail(job, PixelkilnError("the worker failed; its log says how"))
+        else:
+            shop.held.settle(job)
+    except Unavailable:  # the heartbeat goes on settling it
+        job.gone = job.gone or Gone.DRAINED
+        job.at_boundary = True
+
+
 def _hand_in(shop: Workshop, work: Work, common: Mapping[str, Any], outbox: Outbox) -> None:
     stored = None
     try:
@@ -86,10 +100,13 @@ def _store(shop: Workshop, work: Work, common: Mapping[str, Any]) -> Stored | No
 
 def _late(shop: Workshop, work: Work, outcome: Stored | Exception) -> None:
     """Settle what the spool stored, or could not, when its batch had long gone."""
-    if isinstance(outcome, Stored):
-        _publish(shop, [outcome])
-    else:
-        _not_stored(shop, work, outcome)
+    try:
+        if isinstance(outcome, Stored):
+            _publish(shop, [outcome])
+        else:
+            _not_stored(shop, work, outcome)
+    finally:
+        settle(shop, work.job)
 
 
 def _not_stored(shop: Workshop, work: Work, error: Exception) -> None:
@@ -112,7 +129,7 @@ def _publish(shop: Workshop, stored: Sequence[Stored]) -> None:
             fail(shop, one.work.job, error)
     for one in published:
         _count(shop, one)
-        if isinstance(one.work.outcome, Outcome):
+        if isinstance(one.work.outcome, Outcome) and not shop.spool.waiting:  # a slow store has enough to do
             shop.recall.keep(one.work.job.spec.tenant, one.work.outcome.memory)
 
 

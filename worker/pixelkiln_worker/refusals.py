@@ -36,16 +36,17 @@ class Refusals:
         self._lock = threading.Lock()
         self._looked_at = float("-inf")
         self._reason = ""
+        self._swollen_at: float | None = None
 
     @property
     def reason(self) -> str:
         """Why nothing is claimed; empty when something may be."""
         if self._spool.full:  # asked afresh: each claim adds to it
             mb, why = self._spool.waiting_bytes / 1e6, self._spool.why or "it is slow"
-            return f"spool_full: {self._spool.waiting} results ({mb:,.1f} MB) wait for the store: {why}"
+            return f"spool_full: {mb:,.1f} MB, results that wait for the store: {self._spool.waiting} ({why})"
         with self._lock:
             if time.monotonic() - self._looked_at > LOOK_S:
-                self._reason = next(self._found(), "")
+                self._reason = self._memory() or next(self._disks(), "")
                 self._looked_at = time.monotonic()
             return self._reason
 
@@ -55,14 +56,20 @@ class Refusals:
         if reason := self.reason:
             return reason
         count, why = self._spool.waiting, self._spool.why
-        return f"results of {count} jobs wait for the store: {why or 'it is slow'}" if count else ""
+        return f"results that wait for the store: {count} ({why or 'it is slow'})" if count else ""
+
+    @property
+    def swollen_s(self) -> float:
+        """For how many seconds this process has had more memory than it may; 0 when it has not."""
+        since = self._swollen_at
+        return 0.0 if since is None else time.monotonic() - since
 
     def wait(self, stop: Callable[[], bool]) -> None:
         """Wait until something may be claimed."""
         while self.reason and not stop():
             time.sleep(POLL_S)
 
-    def _found(self) -> Iterator[str]:
+    def _disks(self) -> Iterator[str]:
         for folder in self._folders:
             try:
                 disk = shutil.disk_usage(folder)
@@ -71,9 +78,14 @@ class Refusals:
                 continue
             if disk.free < min(FREE_BYTES, FREE_SHARE * disk.total):
                 yield f"worker_disk_full: {disk.free / 1e6:,.1f} MB are left in {folder}"
-        limit = self._rss_limit_bytes
-        if limit is not None and (rss := resident_bytes()) > limit:
-            yield f"memory_pressure: {rss / 1e6:,.0f} MB are resident, {limit / 1e6:,.0f} are allowed"
+
+    def _memory(self) -> str:
+        limit, rss = self._rss_limit_bytes, resident_bytes()
+        if limit is None or rss <= limit:
+            self._swollen_at = None
+            return ""
+        self._swollen_at = self._swollen_at or time.monotonic()
+        return f"memory_pressure: {rss / 1e6:,.0f} MB are resident, {limit / 1e6:,.0f} are allowed"
 
 
 def resident_bytes() -> int:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -39,10 +39,26 @@ SENDERS = 8  # transfers side by side: enough to hide a store's latency behind a
 AT_ONCE_S = 1.0  # what is stored within this time was never late
 IN_MEMORY_BYTES = 32 << 20  # so much may wait without touching the disk
 JOB_BYTES = 256 << 10  # taken of the bound beside a job's files: each has a lease to renew, and is told of
-_LOCK = ".lock"
+_FOLDER, _LOCK = ".spool", ".lock"  # endings that nothing else has: what has them may be swept
 
 Late = Callable[[Work, Stored | Exception], None]
 Place = Literal["memory", "disk"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnFolder:
+    """A folder that is this process's own for as long as `descriptor` locks the file `lock`."""
+
+    path: Path
+    lock: Path
+    descriptor: int
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it, and give the lock up; once."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            self.lock.unlink()
+        os.close(self.descriptor)
 
 
 class Parcel:
@@ -101,11 +117,11 @@ class Spool:
         patience_s: how long one job's files may take, all tries together.
     """
 
-    def __init__(self, storage: Storage, folder: Path, *, bound_bytes: int, patience_s: float) -> None:
-        self.folder = folder
+    def __init__(self, storage: Storage, folder: OwnFolder, *, bound_bytes: int, patience_s: float) -> None:
+        self.folder, self.patience_s = folder.path, patience_s
+        self._own = folder
         self._storage = storage
         self._bound_bytes = bound_bytes
-        self._patience_s = patience_s
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="senders")
         self._lock = threading.Lock()
         self._late: dict[str, Parcel] = {}
@@ -149,7 +165,7 @@ class Spool:
             Unwanted: the job was canceled, lost or drained meanwhile.
             StorageUnavailable: patience ran out.
         """
-        parcel = Parcel(work, files, late, time.monotonic() + self._patience_s)
+        parcel = Parcel(work, files, late, time.monotonic() + self.patience_s)
         if not files:
             return delivery.store(work, files, partial(self._put, parcel))
         behind = bool(self._late)  # then a moment would be waited in vain
@@ -163,11 +179,11 @@ class Spool:
 
     def close(self) -> None:
         """Remove the folder; what still waits is lost, and its jobs must have been given back."""
-        self._closed = True
-        self._senders.shutdown(wait=False, cancel_futures=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):
-            os.unlink(f"{self.folder}{_LOCK}")
+        with self._lock:
+            first, self._closed = not self._closed, True
+        if first:
+            self._senders.shutdown(wait=False, cancel_futures=True)
+            self._own.remove()
 
     def _leave_alone(self, parcel: Parcel) -> bool:
         """Note that a parcel is late; False when it has ended just now."""
@@ -188,6 +204,8 @@ class Spool:
                 parcel.work, parcel.files, lambda index, key: self._put(parcel, index, key)
             )
         except Exception as error:  # noqa: BLE001 - whoever stands by raises it
+            if self._closed:
+                return  # the process ends, and has seen to the job
             outcome = error
         with self._lock:
             parcel.outcome = outcome
@@ -235,7 +253,7 @@ class Spool:
             parcel.remove()
 
 
-def own_folder(base: Path | None, *, name: str) -> Path:
+def own_folder(base: Path | None, *, name: str) -> OwnFolder:
     """Make a folder for this process below `base`, and remove those of processes that are dead.
 
     Args:
@@ -245,34 +263,36 @@ def own_folder(base: Path | None, *, name: str) -> Path:
     Raises:
         Misconfigured: nothing can be written there, or it belongs to somebody else.
     """
-    base = base or Path(tempfile.gettempdir()) / f"pixelkiln-spool-{os.getuid()}"
-    folder = base / name
+    named = base is not None
+    base = base or Path(tempfile.gettempdir()) / f"pixelkiln-spool-{os.geteuid()}"
+    folder = base / f"{name}{_FOLDER}"
     try:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if base.stat().st_uid != os.geteuid():
-            raise Misconfigured(f"PIXELKILN_SPOOL_DIR: {base} belongs to somebody else")
-        _lock_own(folder.with_name(name + _LOCK))
+        if not named and (base.is_symlink() or base.stat().st_uid != os.geteuid()):
+            raise Misconfigured(f"PIXELKILN_SPOOL_DIR: {base} belongs to somebody else; name another")
+        lock = base / f"{folder.name}{_LOCK}"
+        own = OwnFolder(path=folder, lock=lock, descriptor=_locked(lock))
         folder.mkdir(mode=0o700)
         _sweep(base)
     except OSError as error:
         raise Misconfigured(f"PIXELKILN_SPOOL_DIR: {base}: {error.strerror}") from error
-    return folder
+    return own
 
 
-def _lock_own(path: Path) -> None:
-    """Hold a lock on a new file until this process ends, however it ends."""
+def _locked(path: Path) -> int:
+    """Return the descriptor of a new file, locked until it is closed or this process ends in any way."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return
+                return descriptor
         os.close(descriptor)  # a sweeper took it for a dead one in between
 
 
 def _sweep(base: Path) -> None:
     """Remove the folders whose lock nobody holds."""
-    for lock in base.glob("*" + _LOCK):
+    for lock in base.glob(f"*{_FOLDER}{_LOCK}"):
         try:
             descriptor = os.open(lock, os.O_RDWR)
         except OSError:
