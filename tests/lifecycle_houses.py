@@ -22,13 +22,16 @@ from pixelkiln_shared.testing.storage import MemoryStorage
 from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.device import Device, DeviceThread
 from pixelkiln_worker.held import Held, HeldJob
-from pixelkiln_worker.lifecycle import Lifecycle, Ringer
+from pixelkiln_worker.lifecycle import Lifecycle
 from pixelkiln_worker.recall import Recall
+from pixelkiln_worker.refusals import Refusals
 from pixelkiln_worker.residency import Residency
+from pixelkiln_worker.ringer import Ringer
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import Turns
 from pixelkiln_worker.workshop import Workshop
 from tests.worker_processes import new_job
+from tests.workshops import spool_on
 
 CPU = Device(name="cpu", kind="cpu", memory_bytes=10**9, dtype_name="float32", threads=1)
 LANE = "generate.stub"
@@ -75,13 +78,19 @@ def lifecycle_house(redis_url: str) -> Iterator[House]:
     codes: list[int] = []
     ends: list[str] = []
     settings = Settings(redis_url=redis_url, drain_s=0.2, heartbeat_s=0.5)
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client, ThreadPoolExecutor(1) as hands:
+    with (
+        redis.Redis.from_url(redis_url, decode_responses=True) as client,
+        ThreadPoolExecutor(1) as hands,
+        spool_on(MemoryStorage()) as spool,
+    ):
         shop = Workshop(
             worker_id="w1",
             lease_s=15,
             lanes=lanes,
             ledger=ledger,
             storage=MemoryStorage(),
+            spool=spool,
+            refusals=Refusals(spool),
             recall=Recall(MemoryStorage()),
             device=CPU,
             thread=DeviceThread(),

@@ -64,6 +64,7 @@ class Stack:
             "PIXELKILN_WORKER_MODELS": "stub",
             "PIXELKILN_LEASE_S": "1.5",
             "PIXELKILN_HEARTBEAT_S": "0.4",
+            "PIXELKILN_SPOOL_DIR": str(folder / "spool"),
             **environment,
         }
         settings = Settings(redis_url=redis_url, storage_url=f"file://{folder / 'objects'}", lease_s=1.5)

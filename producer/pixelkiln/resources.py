@@ -252,13 +252,17 @@ class TallyResource(Resource):
 class WorkerResource(Resource):
     """A live worker process. `unavailable` names the models that it could not load, with the reason.
 
+    In the state `refusing` it is well but takes no jobs for now, and `reason` says why. In other states
+    `reason` tells what may lead to that; it is mostly empty.
+
     `busy_share` is the part of its time that the device ran models, between 0 and 1; `tallies` are by model.
     """
 
     id: str
     host: str
     device: str
-    state: str
+    state: str = Field(description="`starting`, `ready`, `refusing` or `draining`")
+    reason: str = ""
     models: list[str]
     resident: list[str] = []
     loaded: list[LoadedResource] = []

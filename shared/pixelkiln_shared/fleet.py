@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pixelkiln_shared import keys
 from pixelkiln_shared.errors import NotFound, RedisUnavailable
 
-State = Literal["starting", "ready", "draining"]
+State = Literal["starting", "ready", "refusing", "draining"]
 
 
 class LoadedModel(BaseModel):
@@ -80,6 +80,8 @@ class ModelTally(BaseModel):
 class WorkerInfo(BaseModel):
     """One worker process as it reports itself.
 
+    A worker in the state `refusing` is well but takes no jobs for now; `reason` says why. In other states
+    `reason` tells what may lead to that; it is mostly empty.
     `models` and `lanes` are what it serves, `resident` the models loaded now and `loaded` what they cost,
     `unavailable` those that did not load when they were last tried, with the reason, `running` the jobs it
     holds. `memory_bytes` is its budget for loaded models. `tallies` are by model id. `longest_lane_wait_s`
@@ -93,6 +95,7 @@ class WorkerInfo(BaseModel):
     pid: int
     device: str
     state: State
+    reason: str = ""
     models: tuple[str, ...] = ()
     lanes: tuple[str, ...] = ()
     resident: tuple[str, ...] = ()
@@ -121,11 +124,13 @@ def serves(info: WorkerInfo, lane: str) -> bool:
 
 
 def served_lanes(workers: Iterable[WorkerInfo]) -> frozenset[str]:
-    """Return the lanes that at least one of these workers is ready to try, be its model unavailable or not.
+    """Return the lanes that at least one of these workers takes or will take, its model available or not.
 
-    A model that did not load is tried again only when a job asks for it: no job must be refused for that.
+    A model that did not load is tried again only when a job asks for it, and a worker that refuses takes jobs
+    again as soon as it can: no job must be refused for that.
     """
-    return frozenset(lane for info in workers if info.state == "ready" for lane in info.lanes)
+    willing = ("ready", "refusing")
+    return frozenset(lane for info in workers if info.state in willing for lane in info.lanes)
 
 
 class Fleet:

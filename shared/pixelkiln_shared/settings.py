@@ -74,6 +74,20 @@ class Settings(BaseSettings):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     torch_threads: int | None = Field(None, ge=1, description="CPU threads of the device thread")
     drain_s: float = Field(30.0, ge=0, description="Grace period after SIGTERM")
+    load_timeout_s: float = Field(
+        600.0, gt=0, description="A model that loads for longer hangs: the process is started anew"
+    )
+    spool_dir: Path | None = Field(
+        None,
+        description="Where results wait while the store is away; left out: the temporary folder",
+    )
+    spool_mb: int = Field(1_024, ge=0, description="When so much waits there, the worker claims no more")
+    outage_s: float = Field(
+        3_600.0, gt=0, description="How long a store may be away before jobs that need it fail"
+    )
+    worker_rss_mb: int | None = Field(
+        None, ge=1, description="Resident memory above which a worker claims no more; left out: never"
+    )
     stub: bool = Field(False, description="Serve the stub model of benchmarks and tests")
     log_json: bool = True
     log_level: str = "INFO"

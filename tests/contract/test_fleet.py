@@ -81,7 +81,8 @@ def test_only_ready_workers_serve_their_lanes(client: redis.Redis) -> None:
     fleet = Fleet(client)
     fleet.report(worker("w1", lanes=("generate.a", "segment.b")))
     fleet.report(worker("w2", lanes=("generate.c",), state="draining"))
-    assert fleet.served_lanes() == {"generate.a", "segment.b"}
+    fleet.report(worker("w3", lanes=("generate.d",), state="refusing"))
+    assert fleet.served_lanes() == {"generate.a", "segment.b", "generate.d"}
 
 
 def test_a_report_of_another_version_hides_nobody(client: redis.Redis) -> None:

@@ -7,18 +7,24 @@ list is empty the server behaves.
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from pixelkiln_shared.errors import NotFound, StorageUnavailable
+from pixelkiln_shared.jobs import Result, Status
 from pixelkiln_shared.storage.s3 import S3Storage, s3_client
+from tests.firing_houses import House, firing_house
+from tests.worker_processes import stub_spec, wait_for
+from tests.workshops import spool_on
 
 BODY = bytes(range(256)) * 2_000
 KEY = "t/0.png"
@@ -290,6 +296,43 @@ def test_nobody_listening_ends_at_the_deadline() -> None:
         S3Storage(client, "bucket", deadline_s=0.5).check()
 
     assert time.monotonic() - began < 2.0
+
+
+@pytest.fixture
+def house(server: FaultyServer) -> Iterator[House]:
+    """A worker that stores on the server, with little patience for one call and more for all of them."""
+    storage = server.storage(deadline_s=0.2)
+    with firing_house() as house, spool_on(storage, patience_s=20) as spool:
+        house.shop = replace(house.shop, storage=storage, spool=spool)
+        yield house
+        server.faults = []
+
+
+@pytest.mark.parametrize("fault", [error(503, "SlowDown"), swallow_answer, hang, error(403, "AccessDenied")])
+def test_a_worker_sends_again_what_an_outage_held_up(
+    server: FaultyServer, house: House, fault: Callable[[Handler], None]
+) -> None:
+    server.faults = [fault] * 3
+
+    [record] = house.run(stub_spec())
+    wait_for(lambda: house.ledger.get(record.id).status.terminal or None, 20, "it was not published")
+
+    record = house.ledger.get(record.id)
+    assert (record.status, record.attempt) == (Status.SUCCEEDED, 1)
+    assert len(house.brush.batches) == 1
+    by_hash = {hashlib.sha256(body).hexdigest() for body in server.puts}
+    assert {a.sha256 for a in Result.model_validate_json(record.result or "").artifacts} == by_hash
+
+
+def test_a_refusal_that_lasts_fails_the_job_and_says_why(server: FaultyServer, house: House) -> None:
+    server.faults = [error(404, "NoSuchBucket")] * 10_000
+    with spool_on(house.shop.storage, patience_s=0.5) as spool:
+        house.shop = replace(house.shop, spool=spool)
+        [record] = house.run(stub_spec())
+        wait_for(lambda: house.ledger.get(record.id).status.terminal or None, 20, "it waits for ever")
+
+    told = json.loads(house.ledger.get(record.id).error or "{}")
+    assert told == {"code": "storage_unavailable", "message": "the S3 bucket does not exist"}
 
 
 def test_no_credentials_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def fleet(redis_url: str) -> Iterator[Fleet]:
     client.close()
 
 
-def report(fleet: Fleet, state: State, host: str | None = None) -> None:
+def report(fleet: Fleet, state: State, host: str | None = None, reason: str = "") -> None:
     fleet.report(
         WorkerInfo(
             id=f"wrk_{state}",
@@ -30,6 +30,7 @@ def report(fleet: Fleet, state: State, host: str | None = None) -> None:
             pid=1,
             device="cpu",
             state=state,
+            reason=reason,
             started_at=datetime.now(UTC),
             version="0",
         )
@@ -67,6 +68,30 @@ def test_health_is_bad_until_a_worker_is_ready(fleet: Fleet, redis_url: str) -> 
     status, line = ask(redis_url)
     assert status == 0
     assert line.startswith("1 of 2 ready")
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "line"),
+    [
+        ("draining", "", "0 of 1 ready: cpu draining"),
+        ("refusing", "spool_full: 9 results", "0 of 1 ready: cpu refusing (spool_full: 9 results)"),
+    ],
+)
+def test_health_is_bad_while_no_jobs_are_taken(
+    fleet: Fleet, redis_url: str, state: State, reason: str, line: str
+) -> None:
+    report(fleet, state, reason=reason)
+
+    assert ask(redis_url) == (1, line)
+
+
+def test_a_ready_worker_whose_results_wait_is_ready_and_says_so(fleet: Fleet, redis_url: str) -> None:
+    report(fleet, "ready", reason="results that wait for the store: 2 (it is slow)")
+
+    status, line = ask(redis_url)
+
+    assert status == 0
+    assert "wait for the store: 2" in line
 
 
 def test_health_is_bad_when_redis_is_away() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from pixelkiln.api import probe
 from pixelkiln.api.probe import Probe
+from pixelkiln_shared.errors import StorageUnavailable
 
 
 def test_nobody_waits_for_a_store_that_takes_long_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +37,21 @@ def test_nobody_waits_for_a_store_that_takes_long_to_fail(monkeypatch: pytest.Mo
     finally:
         release.set()
         looking.join(10)
+
+
+def test_ready_workers_are_counted_and_none_is_no_fault() -> None:
+    assert Probe(lambda: None, lambda: None, lambda: 0).state() == {
+        "ready": True,
+        "redis": "ok",
+        "storage": "ok",
+        "ready_workers": 0,
+    }
+    assert Probe(lambda: None, lambda: None, lambda: 3).state()["ready_workers"] == 3
+
+
+def test_a_store_that_is_away_is_no_readiness() -> None:
+    def away() -> None:
+        raise StorageUnavailable("the bucket does not exist")
+
+    state = Probe(lambda: None, away).state()
+    assert (state["ready"], state["redis"], state["storage"]) == (False, "ok", "storage_unavailable")

@@ -190,6 +190,7 @@ def test_a_store_that_is_away_is_waited_out_and_nothing_computed_again(house: Ho
     assert house.ledger.get(spec.id).status is Status.RUNNING
     house.storage.outage = False
     fired.join(10)
+    wait_for(lambda: house.ledger.get(spec.id).status.terminal or None, 10, "it was not published")
     assert house.ledger.get(spec.id).status is Status.SUCCEEDED
     assert len(house.brush.batches) == 1
 

@@ -134,3 +134,30 @@ def test_inputs_that_do_not_come_let_jobs_without_inputs_pass(
     freed.set()
     waiting.join(10)
     assert house.ledger.get(stuck).status is Status.SUCCEEDED
+
+
+def test_jobs_without_pictures_go_on_while_pictures_cannot_be_had(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(firing, "LONG_FETCH_S", 0.05)
+    pictures = [segment_spec(stored(house, f"t/uploads/u{number}")) for number in range(3)]
+    house.storage.outage = True
+    stuck = []
+    for spec in pictures[:2]:
+        [name] = house.submit(spec)
+        stuck.append(in_background(lambda: fire(house.shop)))
+        until_running(house, name)
+    wait_for(lambda: not house.shop.turns.may_fetch or None, 5, "a third would wait for pictures")
+    [left] = house.submit(pictures[2])
+
+    [plain] = house.run(stub_spec("plain"))
+
+    assert house.brush.batches == [["plain"]]
+    assert house.ledger.get(left).status is Status.QUEUED
+    house.storage.outage = False
+    for firing_under_way in stuck:
+        firing_under_way.join(10)
+    fire(house.shop)
+    for name in [plain.id, *(spec.id for spec in pictures)]:
+        wait_for(lambda name=name: house.ledger.get(name).status.terminal or None, 10, "it did not end")
+        assert house.ledger.get(name).status is Status.SUCCEEDED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -226,3 +227,24 @@ def test_memory_that_runs_out_while_loading_is_freed_and_tried_again() -> None:
     residency.use(entry("a"))
     residency.use(entry("b"))
     assert residency.resident == ("b",)
+
+
+def test_a_model_whose_loading_hung_is_not_tried_before_its_rest_is_over() -> None:
+    tries: list[str] = []
+
+    def load(entry: ModelEntry, device: Device) -> Any:
+        tries.append(entry.id)
+        raise ModelUnavailable("no weights")
+
+    residency, slow = Residency(CARD, load), entry("slow")
+    residency.rest(slow.id, "it hung", 0.1)
+    assert residency.resting(slow.id)
+    with pytest.raises(ModelUnavailable, match="it hung"):
+        residency.use(slow)
+    assert tries == []
+
+    time.sleep(0.11)
+    assert not residency.resting(slow.id)
+    with pytest.raises(ModelUnavailable, match="no weights"):
+        residency.use(slow)
+    assert tries == [slow.id]

@@ -17,10 +17,18 @@ from pixelkiln_shared.costs import Cost, Costs, Measured
 from pixelkiln_shared.events import stream_of
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.ledger.contract import LaneOffer
-from pixelkiln_worker import lifecycle
+from pixelkiln_worker import hung_loads, lifecycle
 from pixelkiln_worker.compute import Run
 from pixelkiln_worker.held import Gone
-from pixelkiln_worker.serving import EXIT_DEAF, EXIT_DRAINED, EXIT_HUNG, EXIT_POISONED
+from pixelkiln_worker.refusals import Refusals
+from pixelkiln_worker.serving import (
+    EXIT_DEAF,
+    EXIT_DRAINED,
+    EXIT_HUNG,
+    EXIT_LOAD_HUNG,
+    EXIT_POISONED,
+    EXIT_SWOLLEN,
+)
 from tests.lifecycle_houses import LANE, House, lifecycle_house
 from tests.worker_processes import new_job, stub_spec, wait_for
 
@@ -230,6 +238,27 @@ def test_the_report_names_what_is_held(house: House) -> None:
     assert info.longest_lane_wait_s == 10.0  # no load and no run is known yet
 
 
+def test_a_load_that_hangs_ends_the_process_and_blames_no_job(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "HUNG_GRACE_S", 0.1)
+    [waiting] = house.hold(stub_spec())
+    house.shop.residency._loading = ("slow", time.monotonic() - 599)
+    house.life.pulse()
+    assert house.codes == []
+
+    house.shop.residency._loading = ("slow", time.monotonic() - 601)
+    house.life.pulse()
+
+    assert house.codes == [EXIT_LOAD_HUNG]
+    record = house.ledger.get(waiting.id)
+    assert (record.status, record.attempt) == (Status.QUEUED, 1)
+    [(model, rest_s)] = hung_loads.lately(house.shop.spool.folder.parent, 600).items()
+    assert model == "slow"
+    assert 590 < rest_s <= 600
+    assert not hung_loads.lately(house.shop.spool.folder.parent, 0)
+
+
 def test_a_deaf_process_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "DEAF_S", 0.05)
     house.life.ready()
@@ -240,6 +269,57 @@ def test_a_deaf_process_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> N
     time.sleep(0.1)
     house.life.listen()
     assert house.codes == [EXIT_DEAF]
+
+
+def test_an_idle_process_that_hears_bells_but_takes_nothing_ends(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "DEAF_S", 0.05)
+    house.life.ready()
+    house.ledger.submit([new_job(stub_spec())])
+    house.clock.now += 1
+    time.sleep(0.1)
+    house.shop.telemetry.heard()
+    house.life.listen()
+    assert house.codes == [EXIT_DEAF]
+
+
+@pytest.mark.parametrize("why", ["it works", "it refuses", "the model rests", "it claimed just now"])
+def test_a_process_with_a_reason_to_take_nothing_lives(
+    house: House, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(lifecycle, "DEAF_S", 0.05)
+    house.life.ready()
+    if why == "it works":
+        house.hold(stub_spec())
+    elif why == "it refuses":
+        monkeypatch.setattr(Refusals, "reason", "no room")
+    elif why == "the model rests":
+        house.shop.residency.rest("stub", "it hung", 60)
+    house.ledger.submit([new_job(stub_spec())])
+    house.clock.now += 1
+    time.sleep(0.1)
+    if why == "it claimed just now":
+        house.shop.telemetry.claimed("stub", [1.0])
+    house.life.listen()
+    assert house.codes == []
+
+
+def test_memory_that_stays_above_its_ceiling_ends_an_idle_process(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Refusals, "swollen_s", lifecycle.SWOLLEN_S + 1)
+    house.life.pulse()
+    assert house.codes == []  # it starts: loading may take much for a while
+
+    house.life.ready()
+    [job] = house.hold(stub_spec())
+    house.life.pulse()
+    assert house.codes == []
+
+    house.shop.held.publish([(job, "{}")])
+    house.life.pulse()
+    assert house.codes == [EXIT_SWOLLEN]
 
 
 def test_a_cancel_is_heard_in_milliseconds(house: House, redis_url: str) -> None:

@@ -25,13 +25,16 @@ from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import check_redis, open_ledger, redis_client
 from pixelkiln_shared.settings import Settings, settings
 from pixelkiln_shared.storage import open_storage
-from pixelkiln_worker import device, firing, tasks, warming
+from pixelkiln_worker import device, firing, hung_loads, tasks, warming
 from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.held import Held
-from pixelkiln_worker.lifecycle import Lifecycle, Ringer
+from pixelkiln_worker.lifecycle import Lifecycle
 from pixelkiln_worker.recall import Recall
+from pixelkiln_worker.refusals import Refusals
 from pixelkiln_worker.residency import Residency
+from pixelkiln_worker.ringer import Ringer
 from pixelkiln_worker.serving import EXIT_MISCONFIGURED, EXIT_UNAVAILABLE, served
+from pixelkiln_worker.spool import Spool, own_folder
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import Turns
 from pixelkiln_worker.workshop import Workshop
@@ -67,17 +70,31 @@ class Process:
         ledger, storage = open_ledger(settings), open_storage(settings)
         ringer = Ringer(ledger, CeleryBells(app, client), lanes)
         chosen = device.pick(settings)
-        turns, telemetry = Turns(), Telemetry()
+        turns = Turns(long_fetches=max(1, settings.worker_concurrency - 2))
+        telemetry = Telemetry()
+        worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        spool = Spool(
+            storage,
+            own_folder(settings.spool_dir, name=worker_id),
+            bound_bytes=settings.spool_mb * 1_000_000,
+            patience_s=settings.outage_s,
+        )
+        residency = Residency(chosen, on_load=telemetry.loaded)
+        rest_s = max(settings.load_timeout_s, hung_loads.SHORTEST_REST_S)
+        for model, left_s in hung_loads.lately(spool.folder.parent, rest_s).items():
+            residency.rest(model, f"{model} did not load: it hung and was given up", left_s)
         self._shop = shop = Workshop(
-            worker_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}",
+            worker_id=worker_id,
             lease_s=settings.lease_s,
             lanes=lanes,
             ledger=ledger,
             storage=storage,
+            spool=spool,
+            refusals=Refusals(spool, rss_limit_bytes=_megabytes(settings.worker_rss_mb)),
             recall=Recall(storage),
             device=chosen,
             thread=device.DeviceThread(),
-            residency=Residency(chosen, on_load=telemetry.loaded),
+            residency=residency,
             compute=Compute(turns.progress, chosen.free_caches),
             turns=turns,
             held=Held(ledger),
@@ -113,6 +130,10 @@ class Process:
             self._life.stop()
             sys.stderr.flush()
             os._exit(self._life.exit_code)
+
+
+def _megabytes(count: int | None) -> int | None:
+    return None if count is None else count * 1_000_000
 
 
 process = Process()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
@@ -15,7 +15,7 @@ from pixelkiln_shared import keys
 from pixelkiln_shared.errors import StorageUnavailable
 from pixelkiln_shared.jobs import Artifact, Result
 from pixelkiln_shared.kinds import Role
-from pixelkiln_shared.storage.contract import Storage
+from pixelkiln_shared.storage.contract import Storage, StoredObject
 from pixelkiln_worker.compute import Work
 from pixelkiln_worker.encode import EncodedFile, encode
 from pixelkiln_worker.families.contract import Outcome
@@ -24,6 +24,7 @@ from pixelkiln_worker.patience import insist
 
 log = structlog.get_logger(__name__)
 
+Put = Callable[[int, str], StoredObject]  # stores the file of this index under this key
 PICTURES = frozenset({Role.IMAGE, Role.CUTOUT, Role.DEPTH})  # the files that count as pictures made
 
 
@@ -67,8 +68,8 @@ def prepare(work: Work, facts: dict[str, Any]) -> list[EncodedFile]:
     return files
 
 
-def store(work: Work, files: Sequence[EncodedFile], storage: Storage) -> Stored:
-    """Store the files, waiting outages out.
+def store(work: Work, files: Sequence[EncodedFile], put: Put) -> Stored:
+    """Store the files; `put` stores one of them under a key, and waits outages out.
 
     Raises:
         Unwanted: the job was canceled, lost or drained meanwhile.
@@ -76,7 +77,7 @@ def store(work: Work, files: Sequence[EncodedFile], storage: Storage) -> Stored:
     """
     job, began = work.job, time.monotonic()
     prefix = keys.attempt_prefix(job.spec.tenant, job.id, job.attempt)
-    artifacts = [_store(file, prefix, storage, job) for file in files]
+    artifacts = [_artifact(file, put(index, prefix + file.name)) for index, file in enumerate(files)]
     work.metrics["upload_ms"] = _ms_since(began)
     result = _result(work, artifacts).model_dump_json()
     return Stored(work=work, result=result, pictures=sum(file.role in PICTURES for file in files))
@@ -109,13 +110,11 @@ def discard(job: HeldJob, storage: Storage) -> None:
         log.info("files of a canceled job stay behind", prefix=prefix)
 
 
-def _store(file: EncodedFile, prefix: str, storage: Storage, job: HeldJob) -> Artifact:
-    key = prefix + file.name
-    stored = insist(lambda: storage.put(key, file.data, media_type=file.media_type), lambda: job.wanted)
+def _artifact(file: EncodedFile, stored: StoredObject) -> Artifact:
     return Artifact(
         role=file.role,
         index=file.index,
-        key=key,
+        key=stored.key,
         media_type=file.media_type,
         size_bytes=stored.size_bytes,
         sha256=stored.sha256 or "",

@@ -17,12 +17,11 @@ import structlog
 
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.costs import Measured
-from pixelkiln_shared.errors import JobError, ModelUnavailable, PixelkilnError, Unavailable
+from pixelkiln_shared.errors import ModelUnavailable, Unavailable
 from pixelkiln_shared.ledger.contract import Claim, LaneOffer
-from pixelkiln_worker import choices, delivery, inputs
+from pixelkiln_worker import choices, inputs, outgoing
 from pixelkiln_worker.boarding import Boarding
 from pixelkiln_worker.compute import Work
-from pixelkiln_worker.delivery import Outbox, Stored
 from pixelkiln_worker.device import Poisoned
 from pixelkiln_worker.families.contract import Outcome, Task
 from pixelkiln_worker.held import Gone, HeldJob
@@ -60,6 +59,7 @@ def fire(shop: Workshop) -> str:
     shop.telemetry.heard()
     if shop.turns.must_wait:
         shop.ring_soon()  # this bell will be late: another worker may be idle
+    shop.refusals.wait(shop.draining.is_set)
     with shop.turns.next_slot() as slot:
         shop.turns.await_lead(shop.draining.is_set)
         batch = _claim(shop)
@@ -111,8 +111,11 @@ def _in_vain(shop: Workshop) -> str:
 
 def _offers(shop: Workshop) -> list[LaneOffer]:
     house, sizes = shop.residency, shop.compute.sizes
+    lanes = shop.lanes
+    if not shop.turns.may_fetch:
+        lanes = {lane: entry for lane, entry in lanes.items() if not inputs.wanted(lane)}
     return choices.offers(
-        shop.lanes,
+        lanes,
         resident=house.resident,
         load_s=house.load_s,
         last_load=house.last_load,
@@ -131,7 +134,8 @@ def _fetch(shop: Workshop, batch: Batch, slot: NextSlot) -> None:
         shop.turns.prepared(time.monotonic() - batch.claimed_at)
     else:
         slot.release()
-        batch.boarding.wait()
+        with shop.turns.long_fetch():
+            batch.boarding.wait()
     batch.metrics["fetch_ms"] = _ms_since(batch.claimed_at)
 
 
@@ -149,7 +153,9 @@ def _fetch_one(shop: Workshop, batch: Batch, job: HeldJob) -> None:
     work = None
     try:
         images = insist(
-            lambda: inputs.fetch(job.spec, shop.ledger, shop.storage, shop.decode), lambda: job.wanted
+            lambda: inputs.fetch(job.spec, shop.ledger, shop.storage, shop.decode),
+            lambda: job.wanted,
+            patience_s=shop.spool.patience_s,
         )
         task, model = Task(spec=job.spec, images=images), shop.residency.loaded(job.spec.model)
         work = Work(job, shop.recall.prepare(task, model))
@@ -157,7 +163,7 @@ def _fetch_one(shop: Workshop, batch: Batch, job: HeldJob) -> None:
         pass
     except Exception as error:
         log.warning("an input could not be had", job=job.id, exc_info=True)
-        _fail(shop, job, _as_job_error(error))
+        outgoing.fail(shop, job, error)
     finally:
         batch.boarding.board(job, work)
 
@@ -273,121 +279,22 @@ def _measured(batch: Batch, works: list[Work]) -> Measured:
     return Measured(seconds=batch.metrics["run_ms"] / 1_000, work=work_done, batches=1, load_s=load_s)
 
 
-# -------------------------------------------------------------------------------------------------- deliver
+# ------------------------------------------------------------------------------------------- deliver, settle
 
 
 def _deliver(shop: Workshop, batch: Batch) -> None:
-    """Encode, store and publish, while the next batch computes: the jobs side by side, each by itself."""
+    """Encode, store and publish, while the next batch computes."""
     began = time.monotonic()
-    for index, work in enumerate(batch.works):
-        work.metrics |= {**batch.metrics, "batch_size": len(batch.works), "batch_index": index}
-    outbox = Outbox(len(batch.works))
-    for work in batch.works:
-        if isinstance(work.outcome, Outcome) and work.outcome.bare:
-            _hand_in(shop, batch, work, outbox)  # sooner done than handed over
-        else:
-            shop.hands.submit(_hand_in, shop, batch, work, outbox)
-    for stored in outbox:
-        _publish(shop, stored)
+    outgoing.deliver(shop, batch.works, metrics=batch.metrics, model=batch.identity)
     batch.metrics["deliver_ms"] = _ms_since(began)
-
-
-def _hand_in(shop: Workshop, batch: Batch, work: Work, outbox: Outbox) -> None:
-    stored = None
-    try:
-        stored = _store(shop, batch, work)
-    finally:
-        outbox.put(stored)
-
-
-def _store(shop: Workshop, batch: Batch, work: Work) -> Stored | None:
-    """Encode and store what a job came to; None when there is nothing to publish."""
-    if not work.job.wanted or work.outcome is None:
-        return None
-    if isinstance(work.outcome, Exception):
-        _fail(shop, work.job, _as_job_error(work.outcome))
-        return None
-    try:
-        with shop.encoding:
-            files = delivery.prepare(work, _facts(shop, batch, work))
-        return delivery.store(work, files, shop.storage)
-    except Unwanted:
-        if work.job.gone is Gone.CANCELED:
-            delivery.discard(work.job, shop.storage)
-    except Exception as error:
-        log.exception("a result could not be stored", job=work.job.id)
-        _fail(shop, work.job, _as_job_error(error))
-    return None
-
-
-def _publish(shop: Workshop, stored: Sequence[Stored]) -> None:
-    published: list[Stored] = []
-    try:
-        published = delivery.publish(stored, shop.storage, shop.held)
-    except Unwanted:  # newer attempts have them all
-        pass
-    except Exception as error:
-        log.exception("results could not be published", jobs=[one.work.job.id for one in stored])
-        for one in stored:
-            _fail(shop, one.work.job, _as_job_error(error))
-    for one in published:
-        _count(shop, one)
-        if isinstance(one.work.outcome, Outcome):
-            shop.recall.keep(one.work.job.spec.tenant, one.work.outcome.memory)
-
-
-def _count(shop: Workshop, stored: Stored) -> None:
-    job = stored.work.job
-    shop.telemetry.done(
-        job.spec.model,
-        duration_s=time.monotonic() - job.claimed_at,
-        upload_s=stored.work.metrics["upload_ms"] / 1_000,
-        pictures=stored.pictures,
-    )
-
-
-def _facts(shop: Workshop, batch: Batch, work: Work) -> dict[str, Any]:
-    """What the manifest says of how a result was made."""
-    return {
-        "model": batch.identity,
-        "device": shop.device.name,
-        "worker": shop.worker_id,
-        "attempt": work.job.attempt,
-        "batch": {"size": len(batch.works), "index": int(work.metrics["batch_index"])},
-        "timings_ms": {name: round(value, 3) for name, value in batch.metrics.items()},
-    }
-
-
-# --------------------------------------------------------------------------------------------------- settle
-
-
-def _fail(shop: Workshop, job: HeldJob, error: PixelkilnError) -> None:
-    """End a job with an error, unless somebody else ended it meanwhile."""
-    with suppress(Unwanted):
-        insist(lambda: shop.held.fail(job, error), lambda: job.wanted)
-        shop.telemetry.failed(job.spec.model)
-
-
-def _as_job_error(error: Exception) -> PixelkilnError:
-    if isinstance(error, PixelkilnError):
-        return error
-    return JobError(f"{type(error).__name__}: {str(error)[:500]}")
 
 
 def _leave_nothing_behind(shop: Workshop, batch: Batch) -> None:
     """Settle what is left: jobs nobody wants any more, and, after a bug of ours, all the others."""
     _let_go(shop, batch)
     for job in batch.jobs:
-        if job.settled or job.gone is Gone.LOST:
-            continue
-        try:
-            if job.gone is None:
-                shop.held.fail(job, PixelkilnError("the worker failed; its log says how"))
-            else:
-                shop.held.settle(job)
-        except Unavailable:  # the heartbeat goes on settling it
-            job.gone = job.gone or Gone.DRAINED
-            job.at_boundary = True
+        if not shop.spool.keeps(job):
+            outgoing.settle(shop, job)
 
 
 def _line(batch: Batch) -> str:

@@ -1,7 +1,8 @@
 """`python -m pixelkiln_worker.health`: is a worker process of this machine ready? For container healthchecks.
 
 It asks the fleet in Redis, where every worker process reports at each heartbeat and is forgotten soon after
-its last one. So it says "no" when the process died, hangs or cannot reach Redis, and it imports no torch.
+its last one. So it says "no" when the process died, hangs, drains, takes no jobs for now or cannot reach
+Redis, and it imports no torch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import socket
 import sys
 
 from pixelkiln_shared.errors import PixelkilnError
-from pixelkiln_shared.fleet import Fleet
+from pixelkiln_shared.fleet import Fleet, WorkerInfo
 from pixelkiln_shared.ledger import redis_client
 from pixelkiln_shared.settings import load
 
@@ -21,8 +22,12 @@ def check(fleet: Fleet, host: str) -> tuple[bool, str]:
     if not processes:
         return False, f"no worker process of {host} reports"
     ready = sum(worker.state == "ready" for worker in processes)
-    states = ", ".join(f"{worker.device} {worker.state}" for worker in processes)
+    states = ", ".join(_told(worker) for worker in processes)
     return ready > 0, f"{ready} of {len(processes)} ready: {states}"
+
+
+def _told(worker: WorkerInfo) -> str:
+    return f"{worker.device} {worker.state}" + (f" ({worker.reason})" if worker.reason else "")
 
 
 def main() -> int:

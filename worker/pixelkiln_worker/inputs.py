@@ -8,12 +8,17 @@ from typing import Any
 
 from pixelkiln_shared.errors import InputUnavailable, NotFound
 from pixelkiln_shared.jobs import Artifact, JobSpec, Result, Status
-from pixelkiln_shared.kinds import INPUTS, JobRef, ObjectRef
+from pixelkiln_shared.kinds import INPUTS, JobRef, Kind, ObjectRef
 from pixelkiln_shared.ledger.contract import Ledger
 from pixelkiln_shared.storage.contract import Storage
 from pixelkiln_worker.families.contract import Pixels
 
 Decode = Callable[[bytes], Pixels]
+
+
+def wanted(lane: str) -> bool:
+    """Whether the jobs of a lane work on pictures."""
+    return bool(INPUTS[Kind(lane.partition(".")[0])].pictures)
 
 
 def fields(spec: JobSpec) -> list[str]:

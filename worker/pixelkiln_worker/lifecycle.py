@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import redis
 import structlog
 
-from pixelkiln_shared import __version__, keys
-from pixelkiln_shared.bells import Bells
+from pixelkiln_shared import keys
 from pixelkiln_shared.costs import Costs
 from pixelkiln_shared.errors import RedisUnavailable, Unavailable
-from pixelkiln_shared.fleet import Fleet, LoadedModel, State, WorkerInfo, unavailable
-from pixelkiln_shared.ledger.contract import Ledger
+from pixelkiln_shared.fleet import Fleet, State, unavailable
 from pixelkiln_shared.previews import SIDE_PX, Previews
 from pixelkiln_shared.settings import Settings
-from pixelkiln_worker import imaging
+from pixelkiln_worker import hung_loads, imaging, reports
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.loops import Loop
-from pixelkiln_worker.residency import Resident
-from pixelkiln_worker.serving import EXIT_DEAF, EXIT_DRAINED, EXIT_HUNG, EXIT_POISONED
+from pixelkiln_worker.ringer import Ringer
+from pixelkiln_worker.serving import (
+    EXIT_DEAF,
+    EXIT_DRAINED,
+    EXIT_HUNG,
+    EXIT_LOAD_HUNG,
+    EXIT_POISONED,
+    EXIT_SWOLLEN,
+)
 from pixelkiln_worker.workshop import Workshop
 
 log = structlog.get_logger(__name__)
@@ -34,57 +38,9 @@ PULSE_S = 0.25  # progress is reported at most four times a second
 REAP_S = 5.0
 REPORT_S = 5.0
 HUNG_GRACE_S = 5.0  # past its run timeout, a model that reaches a step within this time saves its process
-DEAF_S = 60.0  # bells are rung every few seconds while jobs wait; an idle worker that hears none is stuck
+DEAF_S = 60.0  # bells are rung every few seconds while jobs wait; an idle worker that takes none is stuck
+SWOLLEN_S = 30.0  # memory that a process without jobs has not given back by then, it never will
 LAST_WORDS_S = 2.0  # after a drain, for firings to notice and Celery to say goodbye
-
-
-class Ringer:
-    """Tops the bells of some lanes up to the jobs that wait there, every few seconds and when nudged.
-
-    `on_count` hears how many jobs wait in each of these lanes whenever they were counted.
-    """
-
-    def __init__(self, ledger: Ledger, bells: Bells, lanes: Collection[str]) -> None:
-        self.bells = bells
-        self._ledger = ledger
-        self._lanes = lanes
-        self._wanted = self._surplus = False
-        self.on_count: Callable[[Mapping[str, int]], None] = lambda waiting: None
-        self.loop = Loop("ringer", self.ring, REAP_S)
-
-    def nudge(self) -> None:
-        """Ring soon; many calls before it happens are one."""
-        self._wanted = True
-        self.loop.nudge()
-
-    def hush(self) -> None:
-        """Take surplus bells away soon: one was heard and nothing waited."""
-        self._surplus = True
-        self.loop.nudge()
-
-    def ring(self) -> None:
-        """Ring now; or, after a bell was heard for nothing, take surplus bells away.
-
-        Raises:
-            RedisUnavailable: Redis does not answer.
-        """
-        surplus, wanted = self._surplus, self._wanted or not self._surplus
-        self._surplus = self._wanted = False
-        before: dict[str, int] = {}
-        if surplus:
-            before = self._waiting()
-            self.bells.hush(before)
-        now = self._waiting()
-        if not wanted:
-            # Only what is new: a bell for a job nobody may take yet would be heard in vain, again and again.
-            now = {lane: count for lane, count in now.items() if count > before[lane]}
-        self.bells.ring(now)
-
-    def _waiting(self) -> dict[str, int]:
-        waiting = {lane.lane: lane.waiting for lane in self._ledger.lanes()}
-        mine = {lane: waiting.get(lane, 0) for lane in self._lanes}
-        self.on_count(mine)
-        return mine
 
 
 class Lifecycle:
@@ -115,7 +71,9 @@ class Lifecycle:
         self._exit = exit_process
         self._end_celery = end_celery
         self._state: State = "starting"
+        self._refuses = False
         self._started_at = datetime.now(UTC)
+        self._given_back = threading.Event()
         self._drain_lock, self._asked_lock = threading.Lock(), threading.Lock()
         self._reap_s = min(REAP_S, settings.heartbeat_s)
         self._heartbeat = Loop("heartbeat", self.heartbeat, settings.heartbeat_s)
@@ -133,7 +91,9 @@ class Lifecycle:
             loop.start()
 
     def stop(self) -> None:
-        """End the loops after the calls under way, and say goodbye."""
+        """End the loops after the calls under way, and say goodbye; in a drain, once all is given back."""
+        if self._drain_lock.locked():
+            self._given_back.wait(self._settings.drain_s + LAST_WORDS_S)
         for loop in self._loops():
             loop.stop()
         self._leave()
@@ -141,6 +101,7 @@ class Lifecycle:
     def ready(self) -> None:
         """Report that bells are heard from now on."""
         self._shop.telemetry.shares.begin()
+        self._shop.telemetry.busy()
         self._enter("ready")
         self._ringer.nudge()
 
@@ -158,6 +119,8 @@ class Lifecycle:
     def pulse(self) -> None:
         """Report the steps reached, settle the jobs that left, and watch the clock of the running batch."""
         self._watch_the_clock()
+        self._watch_the_load()
+        self._watch_the_refusals()
         run = self._shop.compute.current
         computing = () if run is None else run.jobs
         for job in self._shop.held.jobs():
@@ -204,44 +167,24 @@ class Lifecycle:
     def report(self) -> None:
         """Tell the fleet how we are and what batches cost since; hear whether we are wanted any longer."""
         shop = self._shop
-        unwanted = self._fleet.report(
-            WorkerInfo(
-                id=shop.worker_id,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                device=shop.device.name,
-                state=self._state,
-                models=tuple(dict.fromkeys(entry.id for entry in shop.lanes.values())),
-                lanes=tuple(shop.lanes),
-                resident=shop.residency.resident,
-                loaded=tuple(_told(model) for model in shop.residency.residents),
-                unavailable=shop.residency.unavailable,
-                memory_bytes=shop.device.memory_bytes,
-                longest_lane_wait_s=round(shop.longest_lane_wait_s, 1),
-                running=tuple(job.id for job in shop.held.jobs()),
-                jobs_done=shop.telemetry.totals().jobs_done,
-                busy_share=round(shop.thread.busy_s / max(shop.thread.up_s, 1e-3), 4),
-                device_time=shop.telemetry.shares.told(),
-                tallies=shop.telemetry.tallies(self._max_batch),
-                started_at=self._started_at,
-                version=__version__,
-            )
-        )
+        unwanted = self._fleet.report(reports.of(shop, self._told_state(), started_at=self._started_at))
         if unwanted:
             self.drain_for_good()
         self._costs.learn(shop.telemetry.take_measured())
         self._see_who_else_can()
 
     def listen(self) -> None:
-        """End an idle process that hears no bell while jobs wait for long: Celery's consumer is stuck."""
+        """End an idle process that takes nothing while jobs wait for long: deaf to bells, or stuck."""
         shop = self._shop
-        if self._state != "ready" or shop.telemetry.silent_s < DEAF_S or shop.held.jobs():
+        if self._told_state() != "ready" or shop.held.jobs():
+            shop.telemetry.busy()
+        if shop.telemetry.idle_s < DEAF_S:
             return
-        waiting = [
-            lane.lane for lane in shop.ledger.lanes() if lane.lane in shop.lanes and lane.oldest_s > DEAF_S
-        ]
+        mine = {name for name, entry in shop.lanes.items() if not shop.residency.resting(entry.id)}
+        waiting = [lane.lane for lane in shop.ledger.lanes() if lane.lane in mine and lane.oldest_s > DEAF_S]
         if waiting:
-            log.error("jobs wait but no bell is heard; the process ends", lanes=waiting)
+            silent_s = round(shop.telemetry.silent_s, 1)  # since the last bell
+            log.error("jobs wait and none is claimed; the process ends", lanes=waiting, silent_s=silent_s)
             self._exit(EXIT_DEAF)
 
     # ---------------------------------------------------------------------------------------------- endings
@@ -283,6 +226,7 @@ class Lifecycle:
         self._give_back(lambda job: not job.started)
         shop.held.wait_until_empty(self._settings.drain_s)
         self._give_back(lambda job: True)
+        self._given_back.set()
         self._report.stop()
         self._leave()
         time.sleep(LAST_WORDS_S)
@@ -294,6 +238,7 @@ class Lifecycle:
             self._costs.learn(self._shop.telemetry.take_measured())
         except RedisUnavailable:
             log.info("Redis heard no goodbye")
+        self._shop.spool.close()
 
     def _loops(self) -> tuple[Loop, ...]:
         mine = (self._heartbeat, self._pulse, self._shows, self._report, self._listener, self._reaper)
@@ -309,6 +254,21 @@ class Lifecycle:
         except Unavailable:
             log.warning("Redis is away: leases will run out instead", jobs=[job.id for job in jobs])
 
+    def _watch_the_refusals(self) -> None:
+        reason = self._shop.refusals.reason
+        if bool(reason) != self._refuses:
+            self._refuses = bool(reason)
+            if reason:
+                log.warning("no jobs are taken for now", reason=reason)
+            else:
+                log.info("jobs are taken again")
+            self._report.nudge()
+        idle = self._state == "ready" and self._shop.residency.loading is None and not self._shop.held.jobs()
+        if idle and self._shop.refusals.swollen_s > SWOLLEN_S:
+            log.error("memory stays above its ceiling; the process ends", reason=reason)
+            self._end_early()
+            self._exit(self.exit_code or EXIT_SWOLLEN)
+
     def _watch_the_clock(self) -> None:
         run = self._shop.compute.current
         if run is None:
@@ -319,6 +279,16 @@ class Lifecycle:
         if len(late) == len(run.jobs) and took_s > self._longest(run.jobs) + HUNG_GRACE_S:
             log.error("the model hangs; the process ends", jobs=late, took_s=round(took_s, 1))
             self._end_hung(run.jobs)
+
+    def _watch_the_load(self) -> None:
+        loading = self._shop.residency.loading
+        if loading is None or loading[1] <= self._settings.load_timeout_s:
+            return
+        model, took_s = loading
+        log.error("a model hangs while it loads; the process ends", model=model, took_s=round(took_s, 1))
+        hung_loads.note(self._shop.spool.folder.parent, model)
+        self._end_early()  # nobody is to blame: no job had the model yet
+        self._exit(self.exit_code or EXIT_LOAD_HUNG)
 
     def _end_hung(self, hung: tuple[HeldJob, ...]) -> None:
         """A forward pass cannot be interrupted from outside: save what can be saved, and end the process."""
@@ -361,11 +331,8 @@ class Lifecycle:
         if self._shop.residency.nobody_loads(hopeless):
             self._ringer.nudge()
 
-    def _max_batch(self, model: str) -> int:
-        """How many rows a batch of a model takes now."""
-        lanes = {lane: entry for lane, entry in self._shop.lanes.items() if entry.id == model}
-        sizes = self._shop.compute.sizes
-        return max((sizes.offer(lane, entry.limits.max_batch) for lane, entry in lanes.items()), default=0)
+    def _told_state(self) -> State:
+        return "refusing" if self._state == "ready" and self._shop.refusals.reason else self._state
 
     def _enter(self, state: State) -> None:
         self._state = state
@@ -381,15 +348,6 @@ class Lifecycle:
     @staticmethod
     def _longest(jobs: tuple[HeldJob, ...]) -> float:
         return max(job.spec.run_timeout_s for job in jobs)
-
-
-def _told(model: Resident) -> LoadedModel:
-    return LoadedModel(
-        id=model.id,
-        footprint_bytes=model.footprint_bytes,
-        load_s=round(model.load_s, 3),
-        sha256=model.sha256,
-    )
 
 
 def _text(value: bytes | str) -> str:

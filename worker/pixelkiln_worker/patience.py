@@ -24,14 +24,28 @@ class Unwanted(Exception):
     """The result is not wanted any more, so trying on would be in vain."""
 
 
-def insist(action: Callable[[], T], wanted: Callable[[], bool], *, patience_s: float = PATIENCE_S) -> T:
+def insist(
+    action: Callable[[], T],
+    wanted: Callable[[], bool],
+    *,
+    patience_s: float = PATIENCE_S,
+    until: float | None = None,
+    on_outage: Callable[[Unavailable], object] = lambda error: None,
+) -> T:
     """Do `action`, again and again while it raises `Unavailable`.
+
+    Args:
+        action: what to do.
+        wanted: whether its result still is.
+        patience_s: how long to try.
+        until: the same as a point in time, monotonic seconds, where several actions share one patience.
+        on_outage: hears of every try in vain.
 
     Raises:
         Unwanted: `wanted` said no between two tries.
         Unavailable: patience ran out.
     """
-    until = time.monotonic() + patience_s
+    until = time.monotonic() + patience_s if until is None else until
     pause_s = FIRST_PAUSE_S
     while True:
         if not wanted():
@@ -39,6 +53,7 @@ def insist(action: Callable[[], T], wanted: Callable[[], bool], *, patience_s: f
         try:
             return action()
         except Unavailable as error:
+            on_outage(error)
             if time.monotonic() > until:
                 raise
             log.warning("waiting out an outage", code=error.code, error=error.message)

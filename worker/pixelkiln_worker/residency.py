@@ -45,15 +45,20 @@ class Resident:
 
 @dataclass(slots=True)
 class _Failure:
-    """Why a model did not load, and when, in monotonic seconds; `alone` when no other worker can load it."""
+    """Why a model did not load, and when, in monotonic seconds; `alone` when no other worker can load it.
+
+    One that `hung` is not tried again before its rest is over, whoever asks.
+    """
 
     at: float
     reason: str
     alone: bool = False
+    hung: bool = False
+    rest_s: float = RETRY_S
 
     @property
     def lately(self) -> bool:
-        return time.monotonic() - self.at < RETRY_S
+        return time.monotonic() - self.at < self.rest_s
 
 
 class Residency:
@@ -81,6 +86,7 @@ class Residency:
         self._last_load: tuple[float, float] | None = None  # when it ended, how long it took
         self._demand = Demand()
         self._run_s: dict[str, float] = {}
+        self._loading: tuple[str, float] | None = None  # the model, and when that began
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -108,6 +114,16 @@ class Residency:
     def unavailable(self) -> dict[str, str]:
         """Why models did not load the last time they were tried, by id; safe from every thread."""
         return {name: failure.reason for name, failure in self._failures.copy().items()}
+
+    @property
+    def loading(self) -> tuple[str, float] | None:
+        """The model that is being loaded, and for how many seconds by now; safe from every thread."""
+        loading = self._loading
+        return None if loading is None else (loading[0], time.monotonic() - loading[1])
+
+    def rest(self, model_id: str, reason: str, rest_s: float) -> None:
+        """Take a model whose loading hung for unavailable for a while; call before the first load."""
+        self._failures[model_id] = _Failure(time.monotonic(), reason, hung=True, rest_s=rest_s)
 
     def load_s(self, model_id: str) -> float:
         """Return how long loading took the last time, in seconds; 0 when never loaded."""
@@ -167,12 +183,16 @@ class Residency:
             self._models.move_to_end(entry.id)
             return InUse(model=model, load_ms=0.0)
         failure = self._failures.get(entry.id)
-        if failure is not None and failure.alone and failure.lately:
+        if failure is not None and failure.lately and (failure.alone or failure.hung):
             raise ModelUnavailable(failure.reason)
         before = len(self._models)
         self._make_room(self._footprints.get(entry.id, 0), waiting=waiting)
         began = time.monotonic()
-        model, footprint_bytes = self._open(entry)
+        self._loading = (entry.id, began)
+        try:
+            model, footprint_bytes = self._open(entry)
+        finally:
+            self._loading = None
         took_s = time.monotonic() - began
         self._load_s[entry.id], self._footprints[entry.id] = took_s, footprint_bytes
         self._last_load = (began + took_s, took_s)

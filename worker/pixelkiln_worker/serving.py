@@ -9,8 +9,10 @@ from pixelkiln_worker.families import servable
 EXIT_MISCONFIGURED = 2  # a restart would say the same
 EXIT_UNAVAILABLE = 69  # Redis or the store does not answer yet
 EXIT_HUNG = 70  # a forward pass never ended
-EXIT_DEAF = 71  # jobs wait, bells hang, and Celery hears none
+EXIT_DEAF = 71  # jobs wait, and an idle worker takes none: it hears no bell, or bells bring nothing
 EXIT_POISONED = 72  # the device's context is broken; a new process gets a sane one
+EXIT_LOAD_HUNG = 74  # a model never ended loading; the next process leaves it alone for a while
+EXIT_SWOLLEN = 75  # more memory than allowed, and nothing at hand gave any back
 EXIT_DRAINED = 73  # somebody asked this worker to end: no new one is wanted
 
 

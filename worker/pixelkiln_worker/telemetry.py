@@ -79,7 +79,7 @@ class Telemetry:
         self.waiting: frozenset[str] = frozenset()
         self._models: dict[str, _Tally] = {}
         self._lock = threading.Lock()
-        self._heard_at = time.monotonic()
+        self._heard_at = self._busy_at = time.monotonic()
         self._measured: dict[str, Measured] = {}
 
     def heard(self) -> None:
@@ -90,6 +90,15 @@ class Telemetry:
     def silent_s(self) -> float:
         """Seconds since a bell was heard, or since the start."""
         return time.monotonic() - self._heard_at
+
+    def busy(self) -> None:
+        """Note that this worker is at work, or has a reason not to be."""
+        self._busy_at = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since this worker was at work, or had a reason not to be."""
+        return time.monotonic() - self._busy_at
 
     def counted(self, waiting: Mapping[str, int]) -> None:
         """Note how many jobs wait in each lane this worker serves."""
@@ -109,6 +118,7 @@ class Telemetry:
 
     def claimed(self, model: str, waited_s: Iterable[float]) -> None:
         """Note how long each job that was claimed had waited."""
+        self.busy()
         with self._lock:
             tally = self._tally(model)
             for one in waited_s:

@@ -37,9 +37,14 @@ class NextSlot:
 
 
 class Turns:
-    """The two slots of a process, and the forecast of when the device is free."""
+    """The two slots of a process, and the forecast of when the device is free.
 
-    def __init__(self) -> None:
+    Args:
+        long_fetches: how many firings may wait for pictures at a time before jobs that need some are left.
+    """
+
+    def __init__(self, *, long_fetches: int = 2) -> None:
+        self._long_fetches_left = long_fetches
         self._next = threading.Lock()
         self._busy = False
         self._changed = threading.Condition()
@@ -57,6 +62,22 @@ class Turns:
             yield slot
         finally:
             slot.release()
+
+    @property
+    def may_fetch(self) -> bool:
+        """Whether a firing may take jobs that need pictures; else it should take others."""
+        return self._long_fetches_left > 0
+
+    @contextmanager
+    def long_fetch(self) -> Iterator[None]:
+        """Mark a firing that waits for pictures, as long as a store that is away may take."""
+        with self._changed:
+            self._long_fetches_left -= 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._long_fetches_left += 1
 
     @contextmanager
     def device_slot(self) -> Iterator[None]:

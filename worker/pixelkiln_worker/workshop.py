@@ -15,7 +15,9 @@ from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.device import Device, DeviceThread
 from pixelkiln_worker.held import Held, HeldJob
 from pixelkiln_worker.recall import Recall
+from pixelkiln_worker.refusals import Refusals
 from pixelkiln_worker.residency import Residency
+from pixelkiln_worker.spool import Spool
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import Turns
 
@@ -27,6 +29,8 @@ class Workshop:
     Attributes:
         lanes: what this worker serves, by lane.
         recall: what models worked out about pictures before.
+        spool: what is finished and waits for the store.
+        refusals: what speaks against claiming now.
         hands: threads that deliver, so that a batch's results travel side by side.
         fetchers: the same for its inputs; apart, so that a store that hangs holds back no result.
         encoding: how many of them may encode at once: as many as there are processors.
@@ -40,6 +44,8 @@ class Workshop:
     lanes: dict[str, ModelEntry]
     ledger: Ledger
     storage: Storage
+    spool: Spool
+    refusals: Refusals
     recall: Recall
     device: Device
     thread: DeviceThread

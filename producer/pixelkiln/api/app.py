@@ -111,7 +111,11 @@ def _services(settings: Settings) -> Services:
         thumbnails=Thumbnails(storage),
         outbox=RedisOutbox(client),
         previews=Previews(client),
-        probe=Probe(lambda: ledger.counts("default"), storage.check),
+        probe=Probe(
+            lambda: ledger.counts("default"),
+            storage.check,
+            lambda: sum(info.state == "ready" for info in fleet.workers()),
+        ),
         secret=secret,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -17,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from pixelkiln.api.lane_metrics import of_outlook
 from pixelkiln.api.services import Services
-from pixelkiln_shared.fleet import Histogram, WorkerInfo
+from pixelkiln_shared.fleet import Histogram, State, WorkerInfo
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.ledger.contract import LaneStats
 from pixelkiln_shared.ledger.outbox import DeliveryStatus
@@ -117,7 +118,7 @@ _BY_MODEL = ("worker", "model")
 def _processes(workers: Sequence[WorkerInfo]) -> Iterator[Metric]:
     fleet = GaugeMetricFamily("pixelkiln_workers", "Live worker processes", labels=["state"])
     states = Counter(info.state for info in workers)
-    for state in ("starting", "ready", "draining"):
+    for state in get_args(State):
         fleet.add_metric([state], states[state])
     about = GaugeMetricFamily(
         "pixelkiln_worker_info", "1; what a worker is", labels=["worker", "host", "device", "version"]

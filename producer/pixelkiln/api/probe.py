@@ -13,9 +13,21 @@ PROBE_S = 5.0  # the store's round trip writes an object: strangers must not mak
 
 
 class Probe:
-    """Looks at what we need, at most once in `PROBE_S`."""
+    """Looks at what we need, at most once in `PROBE_S`.
 
-    def __init__(self, redis: Callable[[], Any], storage: Callable[[], Any]) -> None:
+    Args:
+        redis: raises a `PixelkilnError` when Redis cannot be used.
+        storage: the same of the store.
+        ready_workers: counts them; that there are none is told, and no fault: jobs wait.
+    """
+
+    def __init__(
+        self,
+        redis: Callable[[], Any],
+        storage: Callable[[], Any],
+        ready_workers: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._ready_workers = ready_workers
         self._parts = {"redis": redis, "storage": storage}
         self._lock = threading.Lock()
         self._looked_at = float("-inf")
@@ -38,7 +50,18 @@ class Probe:
 
     def _look(self) -> dict[str, Any]:
         found = {name: _word(check) for name, check in self._parts.items()}
-        return {"ready": all(word == "ok" for word in found.values()), **found}
+        return {
+            "ready": all(word == "ok" for word in found.values()),
+            **found,
+            "ready_workers": self._counted(),
+        }
+
+    def _counted(self) -> int | None:
+        """Count the ready workers; None when Redis does not say."""
+        try:
+            return self._ready_workers()
+        except PixelkilnError:
+            return None
 
 
 def _word(check: Callable[[], Any]) -> str:

@@ -29,7 +29,7 @@ def healthz() -> dict[str, str]:
     },
 )
 def readyz(parts: Parts) -> JSONResponse:
-    """Say whether jobs can be accepted: Redis and the storage answer. Workers are not required: jobs wait."""
+    """Say whether jobs can be accepted: Redis and the storage answer. Workers are counted; none is fine."""
     state = parts.probe.state()
     return JSONResponse(state, status_code=200 if state["ready"] else 503)
 

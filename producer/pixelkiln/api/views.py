@@ -155,8 +155,12 @@ class Views:
 def _why_unserved(workers: Sequence[WorkerInfo], lane: str, jobs: int, of: int) -> str:
     model = lane.partition(".")[2]
     whose = "the job" if of == 1 else f"{jobs} of {of} jobs"
+    waits = f"{whose} waits" if of == 1 else f"{whose} wait"
     if lane not in served_lanes(workers):
-        return f"no live worker serves {model}; {whose} wait{'s' if of == 1 else ''}"
+        return f"no live worker serves {model}; {waits}"
+    refusing = [info.reason for info in workers if info.state == "refusing" and lane in info.lanes]
+    if refusing:
+        return f"no worker takes jobs of {model} for now ({refusing[0]}); {waits}"
     reason = unavailable(workers, model) or "it did not load"
     return f"no live worker could load {model}: {reason}; {whose} may fail"
 

@@ -34,6 +34,7 @@ def shown(info: WorkerInfo) -> WorkerResource:
         host=info.host,
         device=info.device,
         state=info.state,
+        reason=info.reason,
         models=list(info.models),
         resident=list(info.resident),
         loaded=[LoadedResource(**one.model_dump()) for one in info.loaded],

@@ -171,6 +171,9 @@ def _api(client: Client) -> Iterator[Finding]:
     yield Finding(
         "workers", state, f"{len(ready)} of {len(workers)} ready{f' on {devices}' if devices else ''}"
     )
+    for worker in workers:
+        if worker.reason:
+            yield Finding("workers", "warn", f"{worker.id} is {worker.state}: {worker.reason}")
     for worker in ready:
         if len(worker.models) > 1:
             longest = f"a lane waits at most {worker.longest_lane_wait_s:.0f} s for its turn"

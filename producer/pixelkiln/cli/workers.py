@@ -43,6 +43,8 @@ def workers(ctx: click.Context, as_json: bool, quiet: bool) -> None:
         header = ["WORKER", "STATE", "NEEDED", "HOST", "DEVICE", "RUNNING", "DONE", "BUSY", "LOADS", "FILL"]
         table([*header, "LOADED", "UP"], [_row(worker, worker.id in spare) for worker in listed])
         for worker in listed:
+            if worker.reason:
+                hint(f"{worker.id} {worker.state}: {worker.reason}")
             for reason in worker.unavailable.values():
                 hint(f"{worker.id} cannot serve {reason}")
 

@@ -182,7 +182,9 @@ def _disk_errors() -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full" if full else (error.strerror or "the disk does not answer")
         raise StorageUnavailable(
-            f"storage folder: {reason}", detail={"reason": "disk_full"} if full else {}
+            f"storage folder: {reason}",
+            code="storage_full" if full else None,
+            detail={"reason": "disk_full"} if full else {},
         ) from error
 
 

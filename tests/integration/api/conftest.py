@@ -104,12 +104,11 @@ class Api:
             host="here",
             pid=1,
             device="cpu",
-            state="ready",
             models=tuple(lane.partition(".")[2] for lane in lanes),
             lanes=lanes,
             started_at=datetime.now(UTC),
             version="0",
-            **more,
+            **{"state": "ready", **more},
         )
         Fleet(self.redis).report(info)
         time.sleep(1.1)  # the API reads the fleet once a second

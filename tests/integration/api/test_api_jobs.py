@@ -248,6 +248,7 @@ def test_without_redis_the_answer_is_503_and_not_a_riddle(start_api: Callable[..
     assert "127.0.0.1" not in answer.text
     ready = api.http.get("/readyz")
     assert (ready.status_code, ready.json()["redis"]) == (503, "redis_unavailable")
+    assert ready.json()["ready_workers"] is None
     assert api.http.get("/healthz").status_code == 200
 
 

@@ -208,6 +208,20 @@ def test_a_pipeline_is_warned_of_each_step_nobody_serves(api: Api) -> None:
     assert len(warned(masks)) == 1
 
 
+def test_a_worker_that_refuses_jobs_is_told_with_its_reason(api: Api) -> None:
+    why = "spool_full: 9 results wait for the store"
+    api.serve(LANE, state="refusing", reason=why)
+
+    [job] = submit(api)
+
+    assert warned(job) == [f"no worker takes jobs of stub for now ({why}); the job waits"]
+    [shown] = api.http.get("/v1/workers").json()["data"]
+    assert (shown["state"], shown["reason"]) == ("refusing", why)
+    assert api.http.get("/readyz").json()["ready_workers"] == 0
+    assert 'pixelkiln_workers{state="refusing"} 1.0' in api.http.get("/metrics").text
+    assert why in api.http.get("/workers").text
+
+
 def test_a_model_that_no_worker_can_load_is_as_if_nobody_served_it(api: Api) -> None:
     why = "stub did not load: the weights are missing"
     api.serve(LANE, unavailable={"stub": why})
