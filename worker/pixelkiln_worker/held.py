@@ -92,6 +92,7 @@ class Held:
         try:
             spec = JobSpec.model_validate_json(claimed.spec)
             if spec.v <= SPEC_VERSION:
+                spec = spec.model_copy(update={"group": claimed.group})  # its record has it, not the spec
                 return HeldJob(spec=spec, attempt=claimed.attempt)
         except ValidationError:
             pass

@@ -126,6 +126,7 @@ class Claimed:
     rows: int
     spec: str
     waited_s: float = 0.0
+    group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
