@@ -14,7 +14,7 @@ from starlette.requests import Request
 from pixelkiln.api.services import Services
 from pixelkiln.resources import ArtifactResource, GroupResource, JobFailure, JobResource, Progress
 from pixelkiln_shared.fleet import WorkerInfo, served_lanes, serves, unavailable
-from pixelkiln_shared.jobs import Artifact, JobSpec, Result, Status
+from pixelkiln_shared.jobs import Artifact, JobSpec, Result, Status, model_of
 from pixelkiln_shared.kinds import PICTURE_FIELDS
 from pixelkiln_shared.ledger.contract import Group, Record
 
@@ -153,11 +153,12 @@ class Views:
 
 
 def _why_unserved(workers: Sequence[WorkerInfo], lane: str, jobs: int, of: int) -> str:
-    model = lane.partition(".")[2]
+    model, (_, later, version) = model_of(lane), lane.partition("@")
     whose = "the job" if of == 1 else f"{jobs} of {of} jobs"
     waits = f"{whose} waits" if of == 1 else f"{whose} wait"
     if lane not in served_lanes(workers):
-        return f"no live worker serves {model}; {waits}"
+        what = f"reads jobs of version {version} for" if later else "serves"
+        return f"no live worker {what} {model}; {waits}"
     refusing = [info.reason for info in workers if info.state == "refusing" and lane in info.lanes]
     if refusing:
         return f"no worker takes jobs of {model} for now ({refusing[0]}); {waits}"

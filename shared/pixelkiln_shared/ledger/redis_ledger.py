@@ -21,7 +21,7 @@ from pixelkiln_shared.errors import (
     LeaseLost,
     RedisUnavailable,
 )
-from pixelkiln_shared.jobs import Status
+from pixelkiln_shared.jobs import Status, lane_suffix
 from pixelkiln_shared.keys import LedgerKey
 from pixelkiln_shared.ledger.connection import redis_errors
 from pixelkiln_shared.ledger.contract import (
@@ -189,13 +189,15 @@ class RedisLedger(LedgerReader):
         """
         return self._end("fail", job_id, attempt, error)
 
-    def release(self, job_id: str, attempt: int) -> Status:
+    def release(self, job_id: str, attempt: int, *, version: int = 1) -> Status:
         """Give the job back without blame, to the front of its queue: `queued` (or `canceled`).
+
+        With a later `version`: to the lane of workers that read such jobs.
 
         Raises:
             LeaseLost: as for `publish`.
         """
-        return self._end("release", job_id, attempt)
+        return self._end("release", job_id, attempt, lane_suffix(version))
 
     def stopped(self, job_id: str, attempt: int) -> Status:
         """Confirm that a canceling job was stopped: `canceled`.

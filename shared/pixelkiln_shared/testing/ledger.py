@@ -10,9 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from pixelkiln_shared.errors import AlreadyTerminal, IdempotencyKeyReused, LeaseLost, NotFound, QueueFull
-from pixelkiln_shared.jobs import Status
+from pixelkiln_shared.jobs import Status, lane_suffix
 from pixelkiln_shared.keys import IDEMPOTENCY_S
 from pixelkiln_shared.ledger.contract import (
     CANCEL_CHUNK,
@@ -181,8 +182,12 @@ class MemoryLedger(MemoryClaims):
         return self._end(job_id, attempt, Status.FAILED, error)
 
     @atomic
-    def release(self, job_id: str, attempt: int) -> Status:
+    def release(self, job_id: str, attempt: int, *, version: int = 1) -> Status:
         """Give the job back without blame, to the front of its queue: `queued` (or `canceled`)."""
+        job = self._attempt(job_id, attempt)
+        if job is not None and version > 1:
+            lane = job.new.lane.partition("@")[0] + lane_suffix(version)
+            job.new = replace(job.new, lane=lane)
         return self._end(job_id, attempt, Status.QUEUED)
 
     @atomic
