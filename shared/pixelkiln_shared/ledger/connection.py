@@ -11,8 +11,8 @@ import redis.asyncio
 import redis.asyncio.retry
 import redis.retry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
@@ -26,6 +26,7 @@ RETRY_AFTER_S = 2.0
 OLDEST = (6, 2)  # ZADD LT, scripts that replicate their effects
 
 # Redis answers, but not with what was asked: full, read-only after a failover, cannot persist, loading, busy.
+_NO_ENTRY = "Redis lets us not in: the password in PIXELKILN_REDIS_URL is missing or wrong"
 _REFUSALS = ("OOM", "READONLY", "MISCONF", "LOADING", "BUSY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN")
 
 
@@ -34,6 +35,8 @@ def redis_errors() -> Iterator[None]:
     """Turn what Redis and the network do to us into `RedisUnavailable`; a bug in a script stays one."""
     try:
         yield
+    except AuthenticationError as error:
+        raise RedisUnavailable(_NO_ENTRY, retry_after_s=RETRY_AFTER_S) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise RedisUnavailable(f"Redis does not answer: {error}", retry_after_s=RETRY_AFTER_S) from error
     except ResponseError as error:
