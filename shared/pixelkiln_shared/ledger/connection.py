@@ -66,12 +66,18 @@ def check_redis(client: redis.Redis) -> list[str]:
     """Return what an operator should know about this Redis, a sentence each.
 
     Raises:
-        Misconfigured: it may evict jobs when memory runs out, or is too old for the scripts.
+        Misconfigured: it may evict jobs when memory runs out, is too old for the scripts, or wants another
+            password.
         RedisUnavailable: it does not answer.
     """
-    with redis_errors():
-        facts = client.info()
-        sync = _setting(client, "appendfsync")
+    try:
+        with redis_errors():
+            facts = client.info()
+            sync = _setting(client, "appendfsync")
+    except RedisUnavailable as error:
+        if isinstance(error.__cause__, AuthenticationError):
+            raise Misconfigured(_NO_ENTRY) from error
+        raise
     version = str(facts["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         raise Misconfigured(f"Redis {version} is too old: 6.2 or newer is needed")
