@@ -95,20 +95,22 @@ class Held:
         return jobs
 
     def _read(self, claimed: Claimed) -> HeldJob | None:
-        version = _version(claimed.spec)
+        try:
+            spec = JobSpec.model_validate_json(claimed.spec)
+            version = spec.v
+        except ValidationError:
+            spec, version = None, _version(claimed.spec)
+        if spec is not None and version <= SPEC_VERSION:
+            if claimed.group is not None:  # the record has it, not the spec
+                spec = spec.model_copy(update={"group": claimed.group})
+            return HeldJob(spec=spec, attempt=claimed.attempt)
         with suppress(LeaseLost):
             if version > SPEC_VERSION:
                 log.info("a job of a later version is left to others", job=claimed.id, version=version)
                 self._ledger.release(claimed.id, claimed.attempt, version=version)
-                return None
-            try:
-                spec = JobSpec.model_validate_json(claimed.spec)
-            except ValidationError:
+            else:
                 error = JobError("no worker can read this job", code="unsupported_version")
                 self._ledger.fail(claimed.id, claimed.attempt, error_json(error))
-            else:
-                spec = spec.model_copy(update={"group": claimed.group})  # its record has it, not the spec
-                return HeldJob(spec=spec, attempt=claimed.attempt)
         return None
 
     def jobs(self) -> list[HeldJob]:

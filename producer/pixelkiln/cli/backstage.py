@@ -21,7 +21,7 @@ CLOCK_FAIL_S = 300.0  # S3 refuses signatures a quarter of an hour old: not far 
 FULL_WARN = 0.9  # of `maxmemory`
 OVERDUE_S = 15.0  # three sweeps: a lease that nobody took back by then is nobody's
 BELL_S = 15.0  # as long: a lane with old work and no bell
-ORPHAN_ROUNDS = 10  # 20,000 objects, a few seconds of an S3 server
+ORPHAN_ROUNDS = 20  # nine days and 22,000 objects at least, a few seconds of an S3 server
 
 
 class Finding(NamedTuple):

@@ -11,7 +11,13 @@ import redis.asyncio
 import redis.asyncio.retry
 import redis.retry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import AuthenticationError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -25,9 +31,20 @@ RETRIES = 2  # for cut connections, never for a silent Redis: a caller waits one
 RETRY_AFTER_S = 2.0
 OLDEST = (6, 2)  # ZADD LT, scripts that replicate their effects
 
-# Redis answers, but not with what was asked: full, read-only after a failover, cannot persist, loading, busy.
-_NO_ENTRY = "Redis lets us not in: the password in PIXELKILN_REDIS_URL is missing or wrong"
-_REFUSALS = ("OOM", "READONLY", "MISCONF", "LOADING", "BUSY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN")
+_NOT_LET_IN = "Redis refuses the password: it is missing or wrong"
+# Redis answers, but not with what was asked. Scripts of older servers bury the word in a sentence.
+_REFUSALS = {
+    "OOM": "Redis is full and takes no writes",
+    "READONLY": "Redis is a replica and takes no writes",
+    "MISCONF": "Redis cannot save to its disk and takes no writes",
+    "NOPERM": "Redis does not allow this user what Pixelkiln does",
+    "LOADING": "Redis is loading its data",
+    "BUSY": "Redis is busy with a script",
+    "MASTERDOWN": "this replica of Redis has lost its primary",
+    "NOREPLICAS": "Redis misses the replicas that it must write to",
+    "CLUSTERDOWN": "the Redis cluster is down",
+}
+_REFUSING = {OutOfMemoryError: "OOM", ReadOnlyError: "READONLY", NoPermissionError: "NOPERM"}
 
 
 @contextmanager
@@ -36,13 +53,22 @@ def redis_errors() -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        raise RedisUnavailable(_NO_ENTRY, retry_after_s=RETRY_AFTER_S) from error
+        raise RedisUnavailable(_NOT_LET_IN, retry_after_s=RETRY_AFTER_S) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise RedisUnavailable(f"Redis does not answer: {error}", retry_after_s=RETRY_AFTER_S) from error
     except ResponseError as error:
-        if any(word in str(error) for word in _REFUSALS) or type(error) is not ResponseError:
-            raise RedisUnavailable(f"Redis cannot write: {error}", retry_after_s=RETRY_AFTER_S) from error
-        raise
+        reason = _refusal(error)
+        if reason is None:
+            raise
+        raise RedisUnavailable(reason, retry_after_s=RETRY_AFTER_S) from error
+
+
+def _refusal(error: ResponseError) -> str | None:
+    """Return why Redis refuses, or None for an error that is ours."""
+    word = _REFUSING.get(type(error)) or next((word for word in _REFUSALS if word in str(error)), None)
+    if word is not None:
+        return _REFUSALS[word]
+    return None if type(error) is ResponseError else f"Redis refuses: {error}"
 
 
 def redis_client(settings: Settings, *, impatient: bool = False) -> redis.Redis:
@@ -66,8 +92,8 @@ def check_redis(client: redis.Redis) -> list[str]:
     """Return what an operator should know about this Redis, a sentence each.
 
     Raises:
-        Misconfigured: it may evict jobs when memory runs out, is too old for the scripts, or wants another
-            password.
+        Misconfigured: it may evict jobs when memory runs out, is too old for the scripts, or refuses our user
+            or password.
         RedisUnavailable: it does not answer.
     """
     try:
@@ -75,8 +101,8 @@ def check_redis(client: redis.Redis) -> list[str]:
             facts = client.info()
             sync = _setting(client, "appendfsync")
     except RedisUnavailable as error:
-        if isinstance(error.__cause__, AuthenticationError):
-            raise Misconfigured(_NO_ENTRY) from error
+        if isinstance(error.__cause__, AuthenticationError | NoPermissionError):
+            raise Misconfigured(f"PIXELKILN_REDIS_URL: {error.message}") from error
         raise
     version = str(facts["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:

@@ -150,7 +150,7 @@ def test_a_wrong_password_is_exit_code_5_and_says_so(api: Api, ask, config) -> N
         api.redis.config_set("requirepass", "")
     assert code == 5
     [detail] = [found["detail"] for found in findings if found["check"] == "redis"]
-    assert "the password in PIXELKILN_REDIS_URL is missing or wrong" in detail
+    assert detail == "Redis refuses the password: it is missing or wrong"
 
 
 def test_a_store_that_cannot_be_written_is_exit_code_5(
