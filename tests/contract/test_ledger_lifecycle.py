@@ -387,19 +387,3 @@ def test_an_expired_job_may_be_retried(world: World) -> None:
     world.crash()
     assert world.ledger.retry(job) is Status.QUEUED
     assert world.serve(1) == [job]
-
-
-def test_a_job_of_a_later_version_is_released_into_a_lane_of_its_own(world: World) -> None:
-    first, second = world.submit(2)
-    [job] = world.claimed()
-    assert world.ledger.release(job.id, job.attempt, version=3) is Status.QUEUED
-    assert world.ledger.release(job.id, job.attempt, version=3) is Status.QUEUED  # its answer was lost
-    assert [(lane.lane, lane.waiting, lane.running) for lane in world.ledger.lanes()] == [
-        (LANE, 1, 0),
-        (f"{LANE}@3", 1, 0),
-    ]
-    assert [one.id for one in world.claimed(max_rows=8)] == [second]
-    [again] = world.claimed(lane=f"{LANE}@3")
-    assert (again.id, again.attempt) == (first, 2)
-    world.ledger.release(again.id, again.attempt, version=2)
-    assert world.ledger.get(first).lane == f"{LANE}@2"

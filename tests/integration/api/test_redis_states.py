@@ -32,7 +32,7 @@ def stack(api: Api, redis_url: str, tmp_path: Path) -> Iterator[Stack]:
 
 
 @contextmanager
-def full(client: redis.Redis, _: Path) -> Iterator[None]:
+def full(client: redis.Redis) -> Iterator[None]:
     """No memory left."""
     client.config_set("maxmemory", 1)
     try:
@@ -42,7 +42,7 @@ def full(client: redis.Redis, _: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replica(client: redis.Redis, _: Path) -> Iterator[None]:
+def replica(client: redis.Redis) -> Iterator[None]:
     """As after a failover that our address did not follow."""
     client.replicaof("127.0.0.1", "1")
     try:
@@ -52,25 +52,27 @@ def replica(client: redis.Redis, _: Path) -> Iterator[None]:
 
 
 @contextmanager
-def disk_gone(client: redis.Redis, folder: Path) -> Iterator[None]:
-    """A snapshot that cannot be written, as on a full disk."""
-    before = {name: client.config_get(name)[name] for name in ("dir", "save")}
-    gone = folder / "gone"
-    gone.mkdir()
-    client.config_set("dir", str(gone))
+def disk_gone(client: redis.Redis) -> Iterator[None]:
+    """A snapshot that cannot be written, as on a full disk: a folder stands where the file should go."""
+    in_the_way = Path(client.config_get("dir")["dir"]) / client.config_get("dbfilename")["dbfilename"]
+    before = client.config_get("save")["save"]
+
+    def snapshot(state: str) -> None:
+        client.bgsave()
+        wait_for(
+            lambda: client.info("persistence")["rdb_last_bgsave_status"] == state or None, 10, f"not {state}"
+        )
+
+    in_the_way.unlink(missing_ok=True)
+    in_the_way.mkdir()
     client.config_set("save", "3600 1")
-    gone.rmdir()
-    client.bgsave()
-
-    def failed() -> bool | None:
-        return client.info("persistence")["rdb_last_bgsave_status"] == "err" or None
-
-    wait_for(failed, 10, "the snapshot did not fail")
     try:
+        snapshot("err")
         yield
     finally:
-        client.config_set("dir", before["dir"])
-        client.config_set("save", before["save"])
+        in_the_way.rmdir()
+        snapshot("ok")
+        client.config_set("save", before)
 
 
 STATES = pytest.mark.parametrize(
@@ -84,9 +86,9 @@ STATES = pytest.mark.parametrize(
 
 
 @STATES
-def test_a_redis_that_takes_no_writes_is_503_and_still_read(api: Api, tmp_path: Path, ruin, words) -> None:
+def test_a_redis_that_takes_no_writes_is_503_and_still_read(api: Api, ruin, words) -> None:
     job_id = api.submit()["id"]
-    with ruin(api.redis, tmp_path):
+    with ruin(api.redis):
         refused = [
             api.http.post("/v1/jobs", json=STUB),
             api.http.post("/v1/groups", json={"jobs": [STUB]}),
@@ -105,13 +107,11 @@ def test_a_redis_that_takes_no_writes_is_503_and_still_read(api: Api, tmp_path: 
 
 
 @STATES
-def test_work_under_way_outlives_a_redis_that_takes_no_writes(
-    api: Api, stack: Stack, tmp_path: Path, ruin, words
-) -> None:
+def test_work_under_way_outlives_a_redis_that_takes_no_writes(api: Api, stack: Stack, ruin, words) -> None:
     stack.start()
     running, waiting = (api.http.post("/v1/jobs", json=SLOW).json()["id"] for _ in range(2))
     stack.until_running(running)
-    with ruin(stack.client, tmp_path), pytest.raises(AssertionError, match="did not end"):
+    with ruin(stack.client), pytest.raises(AssertionError, match="did not end"):
         stack.until([running], seconds=3.0)
     records = stack.until([running, waiting], seconds=60)
     assert [record.status for record in records] == [Status.SUCCEEDED] * 2
@@ -176,6 +176,7 @@ def test_a_start_with_a_wrong_password_ends_with_one_line(
             "PIXELKILN_REDIS_URL": url,
             "PIXELKILN_STORAGE_URL": f"file://{tmp_path}/objects",
             "PIXELKILN_STUB": "1",
+            "PIXELKILN_DEVICE": "cpu",
             "PIXELKILN_WORKER_MODELS": "stub",
             "PIXELKILN_PORT": "0",
         },
