@@ -15,8 +15,12 @@ from pixelkiln.cli.faults import FAILED, NO_SERVER
 from pixelkiln.cli.screen import clean, emit_json, hint
 
 if TYPE_CHECKING:
+    import redis
+
     from pixelkiln.history import Tally
 
+ROOM = 0.8  # of `maxmemory`: beyond, history does not go
+CHECK_EACH = 20  # calls of 200 jobs: some 8 MB of records
 DAY = click.DateTime(["%Y-%m-%d"])
 _LOST = {
     "broken": "jobs whose manifest cannot be read",
@@ -71,7 +75,7 @@ def import_history(
             check_redis(client)
         tally = restore(
             open_storage(settings), open_ledger(settings, client=client), scope, dry_run=dry_run,
-            progress=_progress(),
+            progress=_progress(None if dry_run else client),
         )  # fmt: skip
     except (RedisUnavailable, StorageUnavailable) as error:
         click.echo(f"Error: {clean(error.message)}", err=True)
@@ -89,13 +93,16 @@ def is_tenant(name: str) -> bool:
     return name.replace("-", "").replace("_", "").isalnum() and name.isascii() and name[0] != "-"
 
 
-def _progress() -> Callable[[Tally, str], None]:
-    """Return what keeps one line on a terminal up to date; elsewhere a line a day."""
-    shown = ""
+def _progress(client: redis.Redis | None) -> Callable[[Tally, str], None]:
+    """Return what shows one line on a terminal, elsewhere a line a day, and minds the memory of Redis."""
+    shown, calls = "", 0
     in_place = sys.stderr.isatty()
 
     def show(tally: Tally, day: str) -> None:
-        nonlocal shown
+        nonlocal shown, calls
+        if client is not None and calls % CHECK_EACH == 0:
+            _leave_room(client, day)
+        calls += 1
         line = f"{day}: {tally.objects} objects seen, {tally.restored} jobs imported, {tally.known} known"
         if in_place:
             click.echo(f"\r{line}\x1b[K", nl=False, err=True)
@@ -104,6 +111,20 @@ def _progress() -> Callable[[Tally, str], None]:
         shown = day
 
     return show
+
+
+def _leave_room(client: redis.Redis, day: str) -> None:
+    """Stop before old records take the memory that new jobs need."""
+    from pixelkiln_shared.ledger import redis_errors
+
+    with redis_errors():
+        facts = client.info("memory")
+    limit, used = int(facts.get("maxmemory", 0)), int(facts["used_memory"])
+    if limit and used > ROOM * limit:
+        raise click.ClickException(
+            f"stopped at {day}: {used / limit:.0%} of Redis's maxmemory is used, and new jobs need the rest; "
+            "give it more, or import less (--since)"
+        )
 
 
 def _tell(tally: Tally, *, dry_run: bool, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.contract.test_history import finish, made
 from tests.integration.api.conftest import Api
 from tests.worker_processes import Stack, stub_spec
 
@@ -132,6 +133,18 @@ def test_a_redis_that_does_not_answer_is_exit_code_5(
         told = pixelkiln("import", "--data", tmp_path / "none")
     assert told.exit_code == 5
     assert "Redis does not answer" in told.stderr
+
+
+def test_history_leaves_room_for_new_jobs(api: Api, pixelkiln, here: None, tmp_path: Path) -> None:
+    finish(api.storage, made(tenant="default"))
+    api.redis.config_set("maxmemory", round(int(api.redis.info("memory")["used_memory"]) / 0.9))
+    try:
+        told = pixelkiln("import", "--data", tmp_path / "none")
+    finally:
+        api.redis.config_set("maxmemory", 0)
+    assert told.exit_code == 1
+    assert "new jobs need the rest" in told.stderr
+    assert pixelkiln("import", "--data", tmp_path / "none").exit_code == 0
 
 
 @pytest.mark.parametrize(
