@@ -11,7 +11,7 @@ from itertools import groupby, islice
 from typing import Protocol
 
 from pixelkiln_shared import keys
-from pixelkiln_shared.errors import NotFound
+from pixelkiln_shared.errors import NotFound, StorageUnavailable
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.ledger.contract import Ledger, Record
 from pixelkiln_shared.ledger.restoring import RESTORE_CHUNK, Restoring
@@ -202,6 +202,9 @@ def _judge_attempt(storage: Storage, stored: StoredObject, sizes: dict[str, int]
         return "other_version"
     except NotFound:
         return "incomplete"
+    except StorageUnavailable:
+        storage.head(stored.key)  # raises when it is the store that is away, not just this object damaged
+        return "broken"
     except (NoManifest, ValueError, KeyError, TypeError):  # the last: a job's input is free-form here
         return "broken"
 

@@ -11,11 +11,13 @@ import pytest
 
 from pixelkiln.history import Scope, Tally, restore
 from pixelkiln_shared import keys
-from pixelkiln_shared.errors import NotFound
+from pixelkiln_shared.errors import NotFound, StorageUnavailable
 from pixelkiln_shared.jobs import JobSpec, Result, Status
 from pixelkiln_shared.kinds import Role
 from pixelkiln_shared.storage.contract import Storage
+from pixelkiln_shared.storage.folder import FolderStorage
 from pixelkiln_shared.testing.ledger import MemoryLedger
+from pixelkiln_shared.testing.storage import MemoryStorage
 from pixelkiln_worker.encode import encode
 from pixelkiln_worker.families.contract import Outcome, Picture
 from tests.contract.test_ledger_restore import id_at
@@ -136,8 +138,6 @@ def test_garbage_is_counted_and_passed_over(storage: Storage) -> None:
     "changes", [{"format": "pixelkiln-manifest/2", "files": "elsewhere"}, {"job": {"v": 2, "kind": "dream"}}]
 )
 def test_a_manifest_of_a_newer_version_is_left_to_newer_programs(changes: dict[str, Any]) -> None:
-    from pixelkiln_shared.testing.storage import MemoryStorage
-
     storage, spec = MemoryStorage(), made()
     finish(storage, spec, **changes)
     tally = restore(storage, MemoryLedger(), SCOPE)
@@ -156,10 +156,29 @@ def test_a_manifest_without_what_came_later_and_with_what_will_come_is_read(stor
     assert abs((record.completed_at or 0) - datetime.now(UTC).timestamp()) < 600  # when it was stored
 
 
+def test_a_damaged_manifest_costs_one_job_and_not_the_import(folder_storage: FolderStorage) -> None:
+    damaged, whole = made(), made()
+    for spec in (damaged, whole):
+        finish(folder_storage, spec)
+    path = folder_storage.root / keys.attempt_prefix("tests", damaged.id, 1) / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b"stub", b"bust"))
+    tally = restore(folder_storage, MemoryLedger(), SCOPE)
+    assert (tally.restored, tally.broken) == (1, 1)
+
+
+def test_a_store_that_goes_away_ends_the_import(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> bytes:
+        raise StorageUnavailable("away")
+
+    finish(storage, made())
+    for name in ("get", "head"):
+        monkeypatch.setattr(storage, name, away)
+    with pytest.raises(StorageUnavailable):
+        restore(storage, MemoryLedger(), SCOPE)
+
+
 @pytest.mark.parametrize("name", ["../../x.png", "a/b.png", "", ".hidden"])
 def test_a_manifest_names_no_file_outside_its_folder(name: str) -> None:
-    from pixelkiln_shared.testing.storage import MemoryStorage
-
     storage, spec = MemoryStorage(), made()
     document = finish(storage, spec)
     finish(storage, spec, files=[{**document["files"][0], "name": name}])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pixelkiln_shared import keys
 from tests.contract.test_history import finish, made
 from tests.integration.api.conftest import Api
 from tests.worker_processes import Stack, stub_spec
@@ -115,8 +116,6 @@ def test_a_dry_run_leaves_redis_empty(api: Api, stack: Stack, pixelkiln, here: N
 
 def test_what_cannot_be_read_is_exit_code_1(api: Api, pixelkiln, here: None, tmp_path: Path) -> None:
     spec = stub_spec(tenant="default")
-    from pixelkiln_shared import keys
-
     key = keys.attempt_prefix("default", spec.id, 1) + "manifest.json"
     api.storage.put(key, b'{"format":"pixelkiln-manifest/9"}', media_type="application/json")
     told = pixelkiln("import", "--data", tmp_path / "none")
