@@ -20,6 +20,7 @@ IDEMPOTENCY_S = 86_400  # clients that retry for a day still find their first an
 UPLOAD_S = 86_400  # an upload that no job used within a day is swept
 ORPHAN_S = 7_200  # files without a record are on their way to one for minutes, when the store is slow
 EMBEDDING_S = 86_400  # a picture is clicked on for minutes, perhaps again tomorrow; anew it costs a second
+PROBE_S = 60  # written again every few seconds; nobody reads it
 WORKER_S = 30  # a worker that did not report for two leases is gone
 DRAIN_S = 3_600  # an hour outlasts any outage a worker would sit out; ids of workers never come again
 PREVIEW_S = 60  # a rough picture is worth looking at while its job runs, and a new one comes every second
@@ -94,6 +95,7 @@ class LedgerKey(StrEnum):
 
 WORKERS = "pk:workers"  # set of worker ids, no lifetime: whoever reads it drops the silent ones
 COSTS = "pk:costs"  # hash lane -> learned cost, for ever: a fleet at zero still knows; few lanes
+PROBE = "pk:probe"  # string, PROBE_S: whether writes are taken is found out by one
 REAP_LOCK = (
     "pk:reap"  # one sweep at a time in the whole fleet; lives a few seconds, so a killed sweeper blocks none
 )

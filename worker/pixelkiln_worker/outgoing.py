@@ -41,7 +41,6 @@ def deliver(
         "model": model,
         "device": shop.device.name,
         "worker": shop.worker_id,
-        "timings_ms": {name: round(value, 3) for name, value in metrics.items()},
     }
     outbox = Outbox(len(works))
     for work in works:

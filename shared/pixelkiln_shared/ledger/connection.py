@@ -21,6 +21,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from pixelkiln_shared import keys
 from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
 from pixelkiln_shared.ledger.silence import ImpatientRedis
 from pixelkiln_shared.settings import Settings
@@ -115,6 +116,16 @@ def check_redis(client: redis.Redis) -> list[str]:
     if sync != "always":
         return [f"appendfsync is {sync or 'unknown'}: a power cut may lose the last second of accepted jobs"]
     return []
+
+
+def check_writes(client: redis.Redis) -> None:
+    """Write a small key: a Redis may well answer and take no jobs.
+
+    Raises:
+        RedisUnavailable: with the reason.
+    """
+    with redis_errors():
+        client.set(keys.PROBE, 1, ex=keys.PROBE_S)
 
 
 def _setting(client: redis.Redis, name: str) -> str | None:

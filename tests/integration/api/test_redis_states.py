@@ -87,6 +87,12 @@ STATES = pytest.mark.parametrize(
 )
 
 
+def unready(api: Api) -> str | None:
+    """Return what `/readyz` says of Redis, None while all is well."""
+    answer = api.http.get("/readyz")
+    return answer.json()["redis"] if answer.status_code == 503 else None
+
+
 @STATES
 def test_a_redis_that_takes_no_writes_is_503_and_still_read(api: Api, ruin, words) -> None:
     job_id = api.submit()["id"]
@@ -103,6 +109,7 @@ def test_a_redis_that_takes_no_writes_is_503_and_still_read(api: Api, ruin, word
             assert answer.json()["code"] == "redis_unavailable"
             assert answer.json()["detail"] == "the queue does not answer; try again soon"
             assert int(answer.headers["Retry-After"]) >= 1
+        assert wait_for(lambda: unready(api), 20, "it still called itself ready") == "redis_unavailable"
         assert api.http.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
         assert [job["id"] for job in api.http.get("/v1/jobs").json()["jobs"]] == [job_id]
     assert api.http.post("/v1/jobs", json=STUB).status_code == 202
