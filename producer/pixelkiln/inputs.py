@@ -11,11 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from pixelkiln.records import result_of, spec_of
 from pixelkiln.validation import is_id, validate, wrong
 from pixelkiln_shared import keys
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.errors import InvalidImage, InvalidInput, NotFound, StorageUnavailable, UnknownModel
-from pixelkiln_shared.jobs import GroupWebhook, JobSpec, Result, Status
+from pixelkiln_shared.jobs import GroupWebhook, JobSpec, Status
 from pixelkiln_shared.kinds import (
     INPUTS,
     ImageRef,
@@ -263,7 +264,7 @@ class Inputs:
                 raise NotFound("no such job")
         except NotFound as error:
             raise NotFound("no such job", pointer=f"{at}/job") from error
-        return JobSpec.model_validate_json(record.spec), record
+        return spec_of(record), record
 
     def _same_input(self, parent: JobSpec, field: str, order: Order, at: str) -> Source:
         """A picture another job was given: copied, or waited for as that job did."""
@@ -323,11 +324,11 @@ def _picture_size(
             "out_of_range", f"{at}/index", "that job makes fewer pictures", min=0, max=parent.rows - 1
         )
     if record is not None and record.result is not None:
-        made = Result.model_validate_json(record.result).artifacts
+        made = result_of(record).artifacts
         found = [a for a in made if a.role is reference.role and a.index == reference.index]
         if not found:
             raise InvalidInput("that job has no such picture", code="out_of_range", pointer=f"{at}/index")
         return found[0].width, found[0].height
     if parent.kind in _DRAWN:
-        return parent.input["width"], parent.input["height"]
+        return parent.input.get("width"), parent.input.get("height")
     return None, None

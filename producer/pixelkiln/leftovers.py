@@ -68,17 +68,33 @@ class Orphans:
             StorageUnavailable: the rest waits for the next time.
             RedisUnavailable: as above.
         """
+        found = list(self._round())
+        for stored in found:
+            self._storage.delete(stored.key)
+        return len(found)
+
+    def count(self, rounds: int) -> tuple[int, bool]:
+        """Return how many objects would go, of what so many rounds look at, and whether that is all there is.
+
+        Raises:
+            StorageUnavailable, RedisUnavailable: they do not answer.
+        """
+        found = 0
+        for _ in range(rounds):
+            found += sum(1 for _ in self._round())
+            if self._day is None:
+                return found, True
+        return found, False
+
+    def _round(self) -> Iterator[StoredObject]:
+        """Yield the orphans of one round."""
         day = self._day or self._now() - timedelta(days=DAYS)
         jobs = list(self._page(f"{self._tenant}/{day:%Y/%m/%d}/"))
         records = self._ledger.get_many([job_id for job_id, _ in jobs])
         self._knows_day = self._knows_day or any(record is not None for record in records)
-        removed = 0
         for (_, objects), record in zip(jobs, records, strict=True):
-            for stored in self._orphans(objects, record):
-                self._storage.delete(stored.key)
-                removed += 1
+            yield from self._orphans(objects, record)
         self._go_on(day, jobs)
-        return removed
 
     def _page(self, prefix: str) -> Iterator[tuple[str, list[StoredObject]]]:
         """Yield (job id, its objects) from where the last round ended; whole jobs only."""

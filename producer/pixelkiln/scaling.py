@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from pixelkiln_shared.costs import Cost
 from pixelkiln_shared.fleet import WorkerInfo, serves
+from pixelkiln_shared.jobs import model_of
 from pixelkiln_shared.ledger.contract import LaneStats
 
 
@@ -125,7 +126,7 @@ class Outlook:
 
 def _is_warm(info: WorkerInfo, lanes: Sequence[str]) -> bool:
     """Whether a model of these lanes is loaded."""
-    return any(lane.partition(".")[2] in info.resident for lane in lanes)
+    return any(model_of(lane) in info.resident for lane in lanes)
 
 
 def _any_serves(workers: Sequence[WorkerInfo], lane: str) -> bool:

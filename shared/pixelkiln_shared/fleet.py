@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pixelkiln_shared import keys
 from pixelkiln_shared.errors import NotFound, RedisUnavailable
+from pixelkiln_shared.jobs import model_of
 
 State = Literal["starting", "ready", "refusing", "draining"]
 
@@ -120,7 +121,7 @@ def unavailable(workers: Iterable[WorkerInfo], model: str) -> str | None:
 
 def serves(info: WorkerInfo, lane: str) -> bool:
     """Whether a worker is ready, serves this lane, and could load its model when it last tried."""
-    return info.state == "ready" and lane in info.lanes and lane.partition(".")[2] not in info.unavailable
+    return info.state == "ready" and lane in info.lanes and model_of(lane) not in info.unavailable
 
 
 def served_lanes(workers: Iterable[WorkerInfo]) -> frozenset[str]:

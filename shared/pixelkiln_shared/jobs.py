@@ -138,8 +138,8 @@ class JobSpec(BaseModel):
 
     @property
     def lane(self) -> str:
-        """The queue this job waits in: the jobs that one model serves."""
-        return f"{self.kind}.{self.model}"
+        """The queue this job waits in: the jobs that one model serves, of one version (`lane_suffix`)."""
+        return f"{self.kind}.{self.model}{lane_suffix(self.v)}"
 
     @property
     def rows(self) -> int:
@@ -192,6 +192,19 @@ class Result(BaseModel):
     metrics: dict[str, float] = {}
     warnings: list[dict[str, str]] = []
     detail: dict[str, Any] = Field(default={}, description="Facts of the kind: classes found, method used")
+
+
+def lane_suffix(version: int) -> str:
+    """Return what the name of a lane ends in: jobs of a later version wait apart from those of the first.
+
+    So a worker that cannot read them is never handed one, and serves what it can.
+    """
+    return "" if version <= 1 else f"@{version}"
+
+
+def model_of(lane: str) -> str:
+    """Return the model that a lane's jobs ask for."""
+    return lane.partition(".")[2].partition("@")[0]
 
 
 def new_seed() -> int:

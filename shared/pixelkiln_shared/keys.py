@@ -20,6 +20,7 @@ IDEMPOTENCY_S = 86_400  # clients that retry for a day still find their first an
 UPLOAD_S = 86_400  # an upload that no job used within a day is swept
 ORPHAN_S = 7_200  # files without a record are on their way to one for minutes, when the store is slow
 EMBEDDING_S = 86_400  # a picture is clicked on for minutes, perhaps again tomorrow; anew it costs a second
+PROBE_S = 60  # written again every few seconds; nobody reads it
 WORKER_S = 30  # a worker that did not report for two leases is gone
 DRAIN_S = 3_600  # an hour outlasts any outage a worker would sit out; ids of workers never come again
 PREVIEW_S = 60  # a rough picture is worth looking at while its job runs, and a new one comes every second
@@ -94,12 +95,14 @@ class LedgerKey(StrEnum):
 
 WORKERS = "pk:workers"  # set of worker ids, no lifetime: whoever reads it drops the silent ones
 COSTS = "pk:costs"  # hash lane -> learned cost, for ever: a fleet at zero still knows; few lanes
+PROBE = "pk:probe"  # string, PROBE_S: whether writes are taken is found out by one
 REAP_LOCK = (
     "pk:reap"  # one sweep at a time in the whole fleet; lives a few seconds, so a killed sweeper blocks none
 )
 
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case
+_FIRST_ID_MS = 1_577_836_800_000  # 2020: no id is older
 _CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", _ALPHABET.encode())
 
 
@@ -138,13 +141,30 @@ def id_time(identity: str) -> datetime:
     Raises:
         ValueError: not an id of ours.
     """
+    return datetime.fromtimestamp((_number(identity) >> 80) / 1_000, UTC)
+
+
+def id_order(identity: str) -> int:
+    """Return a whole number of 53 bits that grows with the time of an id; of two alike in time it may be one.
+
+    Raises:
+        ValueError: not an id of ours, or none that this century makes.
+    """
+    milliseconds, chance = divmod(_number(identity) >> 68, 4_096)
+    since = milliseconds - _FIRST_ID_MS
+    if not 0 <= since < 2**41:
+        raise ValueError("not an id of this time")
+    return since << 12 | chance
+
+
+def _number(identity: str) -> int:
     digits = identity.rpartition("_")[2]
     if len(digits) != 26 or not set(digits) <= set(_ALPHABET):
         raise ValueError("not an id")
     number = 0
     for digit in digits:
         number = number << 5 | _ALPHABET.index(digit)
-    return datetime.fromtimestamp((number >> 80) / 1_000, UTC)
+    return number
 
 
 def job_prefix(tenant: str, job_id: str) -> str:

@@ -13,7 +13,10 @@ import pytest
 from pydantic import SecretStr
 
 from pixelkiln.api.app import create_app
+from pixelkiln.api.lane_metrics import of_outlook
+from pixelkiln.api.metrics import of_fleet, of_jobs, of_lanes
 from pixelkiln.cli import main
+from pixelkiln.scaling import Outlook
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.settings import Settings
 
@@ -141,6 +144,16 @@ def test_every_model_is_documented() -> None:
     text = (ROOT / "docs/models.md").read_text("utf-8")
     missing = [entry.id for entry in Catalogue.load(stub=True) if f"| `{entry.id}` |" not in text]
     assert not missing
+
+
+def test_every_metric_of_the_documents_is_told() -> None:
+    families = [*of_lanes(()), *of_jobs({}), *of_fleet(()), *of_outlook(Outlook(), 60)]
+    ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+    told = {f"{family.name}{end}" for family in families for end in ends.get(family.type, ("",))}
+    text = (ROOT / "docs/operations.md").read_text("utf-8")
+    shown = set(re.findall(r"\bpixelkiln_[a-z_]+", text)) - {"pixelkiln_worker"}  # the package
+    assert len(shown) >= 8
+    assert shown <= told
 
 
 def test_env_example_names_what_compose_asks_for() -> None:

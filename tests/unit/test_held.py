@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -144,8 +145,19 @@ def test_waiting_until_nothing_is_held(held: Held, job: HeldJob) -> None:
     assert held.wait_until_empty(0.01)
 
 
-def test_a_job_of_a_later_version_is_refused_by_name(ledger: MemoryLedger, held: Held) -> None:
-    spec = stub_spec(v=99)
-    ledger.submit([new_job(spec)])
+def test_a_job_of_a_later_version_is_left_to_others(ledger: MemoryLedger, held: Held) -> None:
+    newer, ours = stub_spec(), stub_spec("plain")
+    spec = json.dumps({**newer.model_dump(mode="json"), "v": 99, "kind": "dream", "input": "elsewhere"})
+    ledger.submit([replace(new_job(newer), spec=spec), new_job(ours)])
+    assert [job.id for job in held.take(claim(ledger).jobs)] == [ours.id]
+    record = ledger.get(newer.id)
+    assert (record.status, record.lane, record.strikes) == (Status.QUEUED, "generate.stub@99", 0)
+    assert ledger.claim("w1", [LaneOffer(lane="generate.stub", max_rows=8)], lease_s=10) is None
+
+
+@pytest.mark.parametrize("spec", ["", "[]", "{}", '{"v":1}', '{"v":"x"}', "\x00"])
+def test_a_job_that_nobody_can_read_fails_by_name(ledger: MemoryLedger, held: Held, spec: str) -> None:
+    broken = new_job(stub_spec())
+    ledger.submit([replace(broken, spec=spec)])
     assert held.take(claim(ledger).jobs) == []
-    assert json.loads(ledger.get(spec.id).error or "")["code"] == "unsupported_version"
+    assert json.loads(ledger.get(broken.id).error or "")["code"] == "unsupported_version"

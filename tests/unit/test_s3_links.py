@@ -8,6 +8,7 @@ import pytest
 
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.storage import open_storage
+from pixelkiln_shared.storage.s3 import checksum_mode
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +25,9 @@ def test_links_name_the_server_as_clients_reach_it(public: str | None, host: str
 
     assert urlsplit(link).netloc == host
     assert urlsplit(link).path == "/bucket/default/one.png"
+
+
+def test_checksums_are_sent_where_servers_bear_them() -> None:
+    assert checksum_mode(None, None) == "when_supported"
+    assert checksum_mode(None, "http://127.0.0.1:9") == "when_required"
+    assert checksum_mode("when_supported", "http://127.0.0.1:9") == "when_supported"

@@ -25,7 +25,7 @@ from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import check_redis, open_ledger, redis_client
 from pixelkiln_shared.settings import Settings, settings
 from pixelkiln_shared.storage import open_storage
-from pixelkiln_worker import device, firing, hung_loads, tasks, warming
+from pixelkiln_worker import device, ears, firing, hung_loads, tasks, warming
 from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.held import Held
 from pixelkiln_worker.lifecycle import Lifecycle
@@ -136,6 +136,7 @@ def _megabytes(count: int | None) -> int | None:
     return None if count is None else count * 1_000_000
 
 
+ears.install()
 process = Process()
 app = make_app(settings())
 app.conf.task_queues = [lane_queue(lane) for lane in served(settings())]

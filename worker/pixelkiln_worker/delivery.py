@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -55,6 +56,16 @@ class Outbox:
             self._left -= len(come)
             if stored := [one for one in come if one is not None]:
                 yield stored
+
+
+def times(work: Work) -> dict[str, Any]:
+    """Return when the attempt began and was done, by this machine's clock, and what took how long."""
+    now, held = datetime.now(UTC), timedelta(milliseconds=_ms_since(work.job.claimed_at))
+    return {
+        "started_at": (now - held).isoformat(timespec="milliseconds"),
+        "completed_at": now.isoformat(timespec="milliseconds"),
+        "timings_ms": {name: round(value, 3) for name, value in work.metrics.items() if name.endswith("_ms")},
+    }
 
 
 def prepare(work: Work, facts: dict[str, Any]) -> list[EncodedFile]:

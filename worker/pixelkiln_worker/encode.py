@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pixelkiln_shared import __version__
 from pixelkiln_shared.jobs import JobSpec
 from pixelkiln_shared.kinds import Role
+from pixelkiln_shared.manifest import MANIFEST_NAME
 from pixelkiln_worker import imaging, masks, metadata
 from pixelkiln_worker.annotations import Region, coco, regions
 from pixelkiln_worker.families.contract import Outcome, Picture, Pixels, Segmentation
@@ -231,7 +232,7 @@ def _manifest(
     return EncodedFile(
         role=Role.MANIFEST,
         index=0,
-        name="manifest.json",
+        name=MANIFEST_NAME,
         data=_json(document),
         media_type="application/json",
     )

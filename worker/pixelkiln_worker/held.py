@@ -14,12 +14,15 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import structlog
 from pydantic import ValidationError
 
 from pixelkiln_shared.errors import JobError, LeaseLost, PixelkilnError, RunTimeout
 from pixelkiln_shared.jobs import SPEC_VERSION, JobSpec, Status
 from pixelkiln_shared.ledger.contract import Claimed, Ledger
 from pixelkiln_worker.families.contract import Pixels
+
+log = structlog.get_logger(__name__)
 
 
 class Gone(StrEnum):
@@ -74,10 +77,13 @@ class Held:
         self._empty = threading.Condition(self._lock)
 
     def take(self, claimed: Iterable[Claimed]) -> list[HeldJob]:
-        """Enter what a claim or top-up handed over; a job of a version we cannot read fails at once.
+        """Enter what a claim or top-up handed over, but what we cannot read.
+
+        A job of a later version goes back, to a lane that only workers of that version serve; one that
+        nobody can read fails.
 
         Raises:
-            RedisUnavailable: such a job could not be failed; its lease will run out.
+            RedisUnavailable: such a job could not be given back; its lease will run out.
         """
         jobs = [job for one in claimed if (job := self._read(one)) is not None]
         with self._lock:
@@ -91,15 +97,20 @@ class Held:
     def _read(self, claimed: Claimed) -> HeldJob | None:
         try:
             spec = JobSpec.model_validate_json(claimed.spec)
-            if spec.v <= SPEC_VERSION:
-                return HeldJob(spec=spec, attempt=claimed.attempt)
+            version = spec.v
         except ValidationError:
-            pass
-        error = JobError(
-            f"this worker reads jobs up to version {SPEC_VERSION}; upgrade it", code="unsupported_version"
-        )
+            spec, version = None, _version(claimed.spec)
+        if spec is not None and version <= SPEC_VERSION:
+            if claimed.group is not None:  # the record has it, not the spec
+                spec = spec.model_copy(update={"group": claimed.group})
+            return HeldJob(spec=spec, attempt=claimed.attempt)
         with suppress(LeaseLost):
-            self._ledger.fail(claimed.id, claimed.attempt, error_json(error))
+            if version > SPEC_VERSION:
+                log.info("a job of a later version is left to others", job=claimed.id, version=version)
+                self._ledger.release(claimed.id, claimed.attempt, version=version)
+            else:
+                error = JobError("no worker can read this job", code="unsupported_version")
+                self._ledger.fail(claimed.id, claimed.attempt, error_json(error))
         return None
 
     def jobs(self) -> list[HeldJob]:
@@ -191,6 +202,15 @@ class Held:
                 if self._jobs.get(job.id) is job:
                     del self._jobs[job.id]
             self._empty.notify_all()
+
+
+def _version(spec: str) -> int:
+    """Return the version a job says it has, whatever else it holds; 0 when it says none."""
+    try:
+        version = json.loads(spec)["v"]
+    except (ValueError, TypeError, KeyError):
+        return 0
+    return version if isinstance(version, int) else 0
 
 
 def error_json(error: PixelkilnError) -> str:

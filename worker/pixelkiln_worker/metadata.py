@@ -19,9 +19,9 @@ from PIL import Image
 
 from pixelkiln_shared import __version__, png
 from pixelkiln_shared.jobs import JobSpec
+from pixelkiln_shared.manifest import MANIFEST_FORMAT
 from pixelkiln_worker.families.contract import Outcome
 
-MANIFEST_FORMAT = "pixelkiln-manifest/1"
 SOFTWARE = f"Pixelkiln {__version__}"
 
 _EXIF_POINTER, _USER_COMMENT, _SOFTWARE_TAG = 0x8769, 0x9286, 0x0131
@@ -96,7 +96,8 @@ def manifest(
     Args:
         job: the whole request, with everything resolved.
         outcome: its detail and warnings are kept.
-        facts: what the firing knows: `model` (the identity), attempt, device, batch, timings in milliseconds.
+        facts: what the firing knows: `model` (the identity), attempt, device, batch, two moments, timings in
+            milliseconds.
         files: role, name, size and SHA-256 of each other file of the attempt.
     """
     rest = {name: value for name, value in facts.items() if name != "model"}

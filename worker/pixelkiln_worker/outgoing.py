@@ -41,7 +41,6 @@ def deliver(
         "model": model,
         "device": shop.device.name,
         "worker": shop.worker_id,
-        "timings_ms": {name: round(value, 3) for name, value in metrics.items()},
     }
     outbox = Outbox(len(works))
     for work in works:
@@ -146,7 +145,7 @@ def _count(shop: Workshop, stored: Stored) -> None:
 def _facts(work: Work, common: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest says of how a result was made."""
     place = {"size": int(work.metrics["batch_size"]), "index": int(work.metrics["batch_index"])}
-    return {**common, "attempt": work.job.attempt, "batch": place}
+    return {**common, "attempt": work.job.attempt, "batch": place, **delivery.times(work)}
 
 
 def _as_job_error(error: Exception) -> PixelkilnError:

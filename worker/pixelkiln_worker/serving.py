@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pixelkiln_shared.catalogue import Catalogue, ModelEntry
+from pixelkiln_shared.jobs import SPEC_VERSION, lane_suffix
 from pixelkiln_shared.settings import Settings
 from pixelkiln_worker.families import servable
 
@@ -24,4 +25,10 @@ def served(settings: Settings) -> dict[str, ModelEntry]:
     """
     catalogue = Catalogue.load(settings.catalogue, stub=settings.stub)
     entries = servable(catalogue, settings.worker_models)
-    return {f"{kind}.{entry.id}": entry for entry in entries for kind in entry.kinds}
+    suffixes = [lane_suffix(version) for version in range(1, SPEC_VERSION + 1)]
+    return {
+        f"{kind}.{entry.id}{suffix}": entry
+        for entry in entries
+        for kind in entry.kinds
+        for suffix in suffixes
+    }

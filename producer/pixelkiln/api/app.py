@@ -39,7 +39,7 @@ from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.costs import Costs
 from pixelkiln_shared.errors import PixelkilnError
 from pixelkiln_shared.fleet import Fleet
-from pixelkiln_shared.ledger import open_ledger, redis_client
+from pixelkiln_shared.ledger import check_writes, open_ledger, redis_client
 from pixelkiln_shared.ledger.outbox import RedisOutbox
 from pixelkiln_shared.previews import Previews
 from pixelkiln_shared.settings import Settings
@@ -112,7 +112,7 @@ def _services(settings: Settings) -> Services:
         outbox=RedisOutbox(client),
         previews=Previews(client),
         probe=Probe(
-            lambda: ledger.counts("default"),
+            lambda: check_writes(client),
             storage.check,
             lambda: sum(info.state == "ready" for info in fleet.workers()),
         ),

@@ -12,13 +12,13 @@ from typing import Any
 from starlette.requests import Request
 
 from pixelkiln.api.services import Services
+from pixelkiln.records import result_of, spec_of
 from pixelkiln.resources import ArtifactResource, GroupResource, JobFailure, JobResource, Progress
 from pixelkiln_shared.fleet import WorkerInfo, served_lanes, serves, unavailable
-from pixelkiln_shared.jobs import Artifact, JobSpec, Result, Status
+from pixelkiln_shared.jobs import Artifact, Result, Status, model_of
 from pixelkiln_shared.kinds import PICTURE_FIELDS
 from pixelkiln_shared.ledger.contract import Group, Record
 
-_EMPTY = Result(artifacts=[])
 _FAR_S = 10 * 365 * 86_400  # further is no date that anybody waits for
 
 
@@ -41,8 +41,7 @@ class Views:
             live: also ask for what changes by itself: the place in the queue, when it will have ended,
                 whether a worker serves it.
         """
-        spec = JobSpec.model_validate_json(record.spec)
-        result = Result.model_validate_json(record.result) if record.result else _EMPTY
+        spec, result = spec_of(record), result_of(record)
         position, eta = self._forecast(record) if live else (None, None)
         waits = live and record.status in (Status.QUEUED, Status.BLOCKED)
         return JobResource(
@@ -153,11 +152,12 @@ class Views:
 
 
 def _why_unserved(workers: Sequence[WorkerInfo], lane: str, jobs: int, of: int) -> str:
-    model = lane.partition(".")[2]
+    model, (_, later, version) = model_of(lane), lane.partition("@")
     whose = "the job" if of == 1 else f"{jobs} of {of} jobs"
     waits = f"{whose} waits" if of == 1 else f"{whose} wait"
     if lane not in served_lanes(workers):
-        return f"no live worker serves {model}; {waits}"
+        what = f"reads jobs of version {version} for" if later else "serves"
+        return f"no live worker {what} {model}; {waits}"
     refusing = [info.reason for info in workers if info.state == "refusing" and lane in info.lanes]
     if refusing:
         return f"no worker takes jobs of {model} for now ({refusing[0]}); {waits}"

@@ -39,6 +39,7 @@ COMMANDS = {
     "worker": "workers",
     "monitor": "services",
     "doctor": "doctor",
+    "import": "backup",
     "open": "services",
 }
 """Where each command lives: a module of this package. The order is that of the help."""

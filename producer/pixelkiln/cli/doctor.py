@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
-from pixelkiln.cli.faults import FAILED
+from pixelkiln.cli.backstage import Finding, State, backstage_findings, guarded
+from pixelkiln.cli.faults import FAILED, NO_SERVER
 from pixelkiln.cli.options import connect
 from pixelkiln.cli.screen import clean, emit_json, hint
 
 if TYPE_CHECKING:
     from pixelkiln.client import Client
-    from pixelkiln_shared.settings import Settings
 
-State = Literal["ok", "warn", "fail"]
 MARKS: dict[State, tuple[str, str]] = {
     "ok": ("ok  ", "green"),
     "warn": ("warn", "yellow"),
     "fail": ("FAIL", "red"),
 }
-
-
-class Finding(NamedTuple):
-    """What one check found."""
-
-    check: str
-    state: State
-    detail: str
+SILENT = {"redis_unavailable", "storage_unavailable", "server_unreachable"}  # codes of what does not answer
 
 
 @click.command()
@@ -43,20 +35,33 @@ class Finding(NamedTuple):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def doctor(ctx: click.Context, data: Path, as_json: bool) -> None:
-    """Check Redis, storage, API, workers and models; exit code 1 when something does not work."""
+    """Check Redis, storage, the ledger, API, workers and models.
+
+    Exit code 0 when all is well (warnings are), 1 when something is wrong, 5 when Redis, the storage or the
+    API does not answer.
+    """
     facts = adopt_stack(ctx, data)
     if facts and not as_json:
         hint(f"asking the stack that runs on {data}")
-    findings = []
+    findings: list[Finding] = []
     for finding in examine(connect(ctx), backstage=is_backstage(ctx)):
         findings.append(finding)
         if not as_json:
             mark, colour = MARKS[finding.state]
             click.echo(f"{click.style(mark, fg=colour)}  {finding.check:8} {clean(finding.detail)}")
     if as_json:
-        emit_json([finding._asdict() for finding in findings])
-    if any(finding.state == "fail" for finding in findings):
-        raise click.exceptions.Exit(FAILED)
+        emit_json([{k: v for k, v in finding._asdict().items() if v} for finding in findings])
+    code = exit_code(findings)
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """Return 0 when nothing fails, 5 when something does not answer, else 1."""
+    failed = [finding for finding in findings if finding.state == "fail"]
+    if any(finding.code in SILENT for finding in failed):
+        return NO_SERVER
+    return FAILED if failed else 0
 
 
 def adopt_stack(ctx: click.Context, data: Path) -> dict[str, str]:
@@ -83,79 +88,10 @@ def is_backstage(ctx: click.Context) -> bool:
 def examine(client: Client, *, backstage: bool) -> Iterator[Finding]:
     """Yield the findings, from the ground up."""
     if backstage:
-        yield from _backstage()
+        yield from backstage_findings()
     else:
         yield Finding("here", "ok", "a client only; Redis and storage are looked after by the server")
-    yield from _guarded("api", lambda: _api(client))
-
-
-def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    from pixelkiln_shared.errors import PixelkilnError
-
-    try:
-        yield from check()
-    except PixelkilnError as error:
-        yield Finding(name, "fail", error.message)
-
-
-def _backstage() -> Iterator[Finding]:
-    from pixelkiln_shared.errors import Misconfigured
-    from pixelkiln_shared.settings import load
-
-    try:
-        settings = load()
-    except Misconfigured as error:
-        yield Finding("settings", "fail", error.message)
-        return
-    yield Finding("settings", "ok", "every PIXELKILN_* variable is known and well-formed")
-    yield from _guarded("redis", lambda: _redis(settings))
-    yield from _guarded("storage", lambda: _storage(settings))
-
-
-def _redis(settings: Settings) -> Iterator[Finding]:
-    from pixelkiln.local.redis_server import without_password
-    from pixelkiln_shared.ledger import check_redis, redis_client, redis_errors
-
-    where = without_password(settings.redis_url)
-    client = redis_client(settings)
-    try:
-        warnings = check_redis(client)
-        with redis_errors():
-            facts: dict[str, Any] = client.info()
-            began = time.monotonic()
-            client.ping()
-            trip_ms = (time.monotonic() - began) * 1_000
-    finally:
-        client.close()
-    yield Finding(
-        "redis",
-        "ok",
-        f"{facts['redis_version']} at {where}, answers in {trip_ms:.1f} ms, "
-        f"{facts['used_memory_human']} used, policy {facts['maxmemory_policy']}",
-    )
-    for warning in warnings:
-        usual = (
-            "appendfsync is everysec" in warning
-        )  # a second's loss in a power cut is what the default promises
-        yield Finding("redis", "ok" if usual else "warn", warning)
-    if not warnings:
-        yield Finding(
-            "redis", "ok", "every write is on disk before it is answered: a power cut loses nothing"
-        )
-
-
-def _storage(settings: Settings) -> Iterator[Finding]:
-    from pixelkiln_shared.storage import FolderStorage, open_storage
-
-    storage = open_storage(settings)
-    named = "PIXELKILN_STORAGE_URL" in os.environ
-    if isinstance(storage, FolderStorage) and not named and not storage.root.exists():
-        yield Finding("storage", "warn", f"{settings.storage_url}: no such folder yet")
-        return
-    began = time.monotonic()
-    storage.check()
-    trip_ms = (time.monotonic() - began) * 1_000
-    yield Finding("storage", "ok", f"{settings.storage_url}: written, read and removed in {trip_ms:.0f} ms")
+    yield from guarded("api", lambda: _api(client))
 
 
 def _api(client: Client) -> Iterator[Finding]:
@@ -183,6 +119,12 @@ def _api(client: Client) -> Iterator[Finding]:
     served = len(models) - len(idle)
     detail = f"{served} of {len(models)} served" + (f"; nobody serves {', '.join(idle)}" if idle else "")
     yield Finding("models", "warn" if idle else "ok", detail)
+    loaded = {one.id for worker in workers for one in worker.loaded}
+    never = [model.id for model in models if model.ready_workers and model.id not in loaded]
+    if never:
+        yield Finding(
+            "models", "ok", f"not loaded anywhere yet: {', '.join(never)}; a first job waits for that"
+        )
     for model in models:
         if model.unavailable:
             yield Finding("models", "fail" if model.default_for else "warn", model.unavailable)

@@ -19,9 +19,10 @@ from pixelkiln.api.views import Views
 from pixelkiln.gallery import cards
 from pixelkiln.gallery.cards import Card
 from pixelkiln.gallery.snippets import request_of, snippets
+from pixelkiln.records import result_of, spec_of
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import InvalidCursor, NotFound
-from pixelkiln_shared.jobs import Artifact, JobSpec, Result, Status
+from pixelkiln_shared.jobs import Artifact, Status
 from pixelkiln_shared.kinds import INPUTS, Kind, Role
 
 PAGE = 36
@@ -163,7 +164,7 @@ def input_picture(
     job_id: str, field: str, parts: Parts, caller: CurrentCaller, small: Annotated[bool, Query()] = False
 ) -> Response:
     """Return a picture a job was given."""
-    spec = JobSpec.model_validate_json(parts.producer.get(job_id, caller.tenant).spec)
+    spec = spec_of(parts.producer.get(job_id, caller.tenant))
     image = (spec.input.get(field) if field in INPUTS[spec.kind].pictures else None) or {}
     if "job" in image:
         verb = "thumb" if small else "files"
@@ -284,7 +285,7 @@ def frame(parts: Parts) -> dict[str, Any]:
 
 def _artifact(parts: Parts, job_id: str, tenant: str, role: Role, index: int) -> Artifact:
     record = parts.producer.get(job_id, tenant)
-    made = Result.model_validate_json(record.result).artifacts if record.result else []
+    made = result_of(record).artifacts
     found = next((one for one in made if one.role is role and one.index == index), None)
     if found is None:
         raise NotFound("no such file")

@@ -2,7 +2,13 @@
 
 import redis
 
-from pixelkiln_shared.ledger.connection import async_redis_client, check_redis, redis_client, redis_errors
+from pixelkiln_shared.ledger.connection import (
+    async_redis_client,
+    check_redis,
+    check_writes,
+    redis_client,
+    redis_errors,
+)
 from pixelkiln_shared.ledger.contract import Ledger
 from pixelkiln_shared.ledger.redis_ledger import RedisLedger
 from pixelkiln_shared.settings import Settings
@@ -12,6 +18,7 @@ __all__ = [
     "RedisLedger",
     "async_redis_client",
     "check_redis",
+    "check_writes",
     "open_ledger",
     "redis_client",
     "redis_errors",

@@ -11,10 +11,17 @@ import redis.asyncio
 import redis.asyncio.retry
 import redis.retry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from pixelkiln_shared import keys
 from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
 from pixelkiln_shared.ledger.silence import ImpatientRedis
 from pixelkiln_shared.settings import Settings
@@ -25,8 +32,20 @@ RETRIES = 2  # for cut connections, never for a silent Redis: a caller waits one
 RETRY_AFTER_S = 2.0
 OLDEST = (6, 2)  # ZADD LT, scripts that replicate their effects
 
-# Redis answers, but not with what was asked: full, read-only after a failover, cannot persist, loading, busy.
-_REFUSALS = ("OOM", "READONLY", "MISCONF", "LOADING", "BUSY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN")
+_NOT_LET_IN = "Redis refuses the password: it is missing or wrong"
+# Redis answers, but not with what was asked. Scripts of older servers bury the word in a sentence.
+_REFUSALS = {
+    "OOM": "Redis is full and takes no writes",
+    "READONLY": "Redis is a replica and takes no writes",
+    "MISCONF": "Redis cannot save to its disk and takes no writes",
+    "NOPERM": "Redis does not allow this user what Pixelkiln does",
+    "LOADING": "Redis is loading its data",
+    "BUSY": "Redis is busy with a script",
+    "MASTERDOWN": "this replica of Redis has lost its primary",
+    "NOREPLICAS": "Redis misses the replicas that it must write to",
+    "CLUSTERDOWN": "the Redis cluster is down",
+}
+_REFUSING = {OutOfMemoryError: "OOM", ReadOnlyError: "READONLY", NoPermissionError: "NOPERM"}
 
 
 @contextmanager
@@ -34,12 +53,23 @@ def redis_errors() -> Iterator[None]:
     """Turn what Redis and the network do to us into `RedisUnavailable`; a bug in a script stays one."""
     try:
         yield
+    except AuthenticationError as error:
+        raise RedisUnavailable(_NOT_LET_IN, retry_after_s=RETRY_AFTER_S) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise RedisUnavailable(f"Redis does not answer: {error}", retry_after_s=RETRY_AFTER_S) from error
     except ResponseError as error:
-        if any(word in str(error) for word in _REFUSALS) or type(error) is not ResponseError:
-            raise RedisUnavailable(f"Redis cannot write: {error}", retry_after_s=RETRY_AFTER_S) from error
-        raise
+        reason = _refusal(error)
+        if reason is None:
+            raise
+        raise RedisUnavailable(reason, retry_after_s=RETRY_AFTER_S) from error
+
+
+def _refusal(error: ResponseError) -> str | None:
+    """Return why Redis refuses, or None for an error that is ours."""
+    word = _REFUSING.get(type(error)) or next((word for word in _REFUSALS if word in str(error)), None)
+    if word is not None:
+        return _REFUSALS[word]
+    return None if type(error) is ResponseError else f"Redis refuses: {error}"
 
 
 def redis_client(settings: Settings, *, impatient: bool = False) -> redis.Redis:
@@ -63,12 +93,18 @@ def check_redis(client: redis.Redis) -> list[str]:
     """Return what an operator should know about this Redis, a sentence each.
 
     Raises:
-        Misconfigured: it may evict jobs when memory runs out, or is too old for the scripts.
+        Misconfigured: it may evict jobs when memory runs out, is too old for the scripts, or refuses our user
+            or password.
         RedisUnavailable: it does not answer.
     """
-    with redis_errors():
-        facts = client.info()
-        sync = _setting(client, "appendfsync")
+    try:
+        with redis_errors():
+            facts = client.info()
+            sync = _setting(client, "appendfsync")
+    except RedisUnavailable as error:
+        if isinstance(error.__cause__, AuthenticationError | NoPermissionError):
+            raise Misconfigured(f"PIXELKILN_REDIS_URL: {error.message}") from error
+        raise
     version = str(facts["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         raise Misconfigured(f"Redis {version} is too old: 6.2 or newer is needed")
@@ -80,6 +116,16 @@ def check_redis(client: redis.Redis) -> list[str]:
     if sync != "always":
         return [f"appendfsync is {sync or 'unknown'}: a power cut may lose the last second of accepted jobs"]
     return []
+
+
+def check_writes(client: redis.Redis) -> None:
+    """Write a small key: a Redis may well answer and take no jobs.
+
+    Raises:
+        RedisUnavailable: with the reason.
+    """
+    with redis_errors():
+        client.set(keys.PROBE, 1, ex=keys.PROBE_S)
 
 
 def _setting(client: redis.Redis, name: str) -> str | None:

@@ -126,6 +126,7 @@ class Claimed:
     rows: int
     spec: str
     waited_s: float = 0.0
+    group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,8 +286,10 @@ class Ledger(Protocol):
         """
         ...
 
-    def release(self, job_id: str, attempt: int) -> Status:
+    def release(self, job_id: str, attempt: int, *, version: int = 1) -> Status:
         """Give the job back without blame, to the front of its queue: `queued` (or `canceled`).
+
+        With a later `version`: to the lane of workers that read such jobs (`jobs.lane_suffix`).
 
         Raises:
             LeaseLost: as for `publish`.

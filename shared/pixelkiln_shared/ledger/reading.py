@@ -16,6 +16,7 @@ from pixelkiln_shared.ledger.contract import Ahead, Group, LaneStats, Page, Reco
 from pixelkiln_shared.ledger.scripts import Scripts
 
 MOST_PER_PAGE = 1_000
+_KINDS = frozenset(map(str, Kind))
 
 
 class LedgerReader:
@@ -173,7 +174,7 @@ def _seconds(value: str | None) -> float | None:
 
 def _record(job_id: str, flat: Sequence[str], spec: str | None, outcome: str | None) -> Record | None:
     fields = _paired(flat)
-    if not fields or spec is None:
+    if not fields or spec is None or fields["kind"] not in _KINDS:  # a kind of a later version
         return None
     status = Status(fields["status"])
     return Record(

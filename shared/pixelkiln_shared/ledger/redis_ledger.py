@@ -21,7 +21,7 @@ from pixelkiln_shared.errors import (
     LeaseLost,
     RedisUnavailable,
 )
-from pixelkiln_shared.jobs import Status
+from pixelkiln_shared.jobs import Status, lane_suffix
 from pixelkiln_shared.keys import LedgerKey
 from pixelkiln_shared.ledger.connection import redis_errors
 from pixelkiln_shared.ledger.contract import (
@@ -32,10 +32,12 @@ from pixelkiln_shared.ledger.contract import (
     LaneOffer,
     NewJob,
     Reaped,
+    Record,
     Renewal,
     Submitted,
 )
 from pixelkiln_shared.ledger.reading import LedgerReader, missing
+from pixelkiln_shared.ledger.restoring import RESTORE_CHUNK, flat_records
 from pixelkiln_shared.ledger.scripts import Scripts
 from pixelkiln_shared.ledger.submitting import BulkSubmit, flat, milliseconds, submitted
 
@@ -187,13 +189,15 @@ class RedisLedger(LedgerReader):
         """
         return self._end("fail", job_id, attempt, error)
 
-    def release(self, job_id: str, attempt: int) -> Status:
+    def release(self, job_id: str, attempt: int, *, version: int = 1) -> Status:
         """Give the job back without blame, to the front of its queue: `queued` (or `canceled`).
+
+        With a later `version`: to the lane of workers that read such jobs.
 
         Raises:
             LeaseLost: as for `publish`.
         """
-        return self._end("release", job_id, attempt)
+        return self._end("release", job_id, attempt, lane_suffix(version))
 
     def stopped(self, job_id: str, attempt: int) -> Status:
         """Confirm that a canceling job was stopped: `canceled`.
@@ -276,6 +280,15 @@ class RedisLedger(LedgerReader):
         if answer != "ok":
             raise AlreadyTerminal(f"the job is {answer}; cancel it first", code="not_terminal")
 
+    def restore(self, records: Sequence[Record]) -> list[bool]:
+        """Write records of succeeded jobs that the ledger does not know (`restoring.Restoring`)."""
+        written: list[bool] = []
+        with redis_errors():
+            for start in range(0, len(records), RESTORE_CHUNK):
+                chunk = flat_records(records[start : start + RESTORE_CHUNK])
+                written += map(bool, self._scripts.run("restore", *chunk))
+        return written
+
     def _take(
         self, move: str, worker: str, token: str, lease_s: float, arguments: list[str | int]
     ) -> list[Any]:
@@ -330,8 +343,14 @@ def _fold(idempotency: Idempotency) -> str:
 
 
 def _claimed(flat: list[Any]) -> tuple[Claimed, ...]:
-    jobs = zip(*(flat[place::5] for place in range(5)), strict=True)
     return tuple(
-        Claimed(id=one, attempt=int(attempt), rows=int(rows), spec=spec, waited_s=int(waited_ms) / 1_000)
-        for one, attempt, rows, spec, waited_ms in jobs
+        Claimed(
+            id=one,
+            attempt=int(attempt),
+            rows=int(rows),
+            spec=spec,
+            waited_s=int(waited_ms) / 1_000,
+            group=group or None,
+        )
+        for one, attempt, rows, spec, waited_ms, group in zip(*[iter(flat)] * 6, strict=True)
     )

@@ -54,6 +54,11 @@ class _CutBody(Exception):
     """The body of a GET ended early, came too slowly or does not have the hash it was stored with."""
 
 
+def checksum_mode(checksums: str | None, endpoint_url: str | None) -> str:
+    """Return when boto3 sends checksums of its own: as asked, else as most such servers bear."""
+    return checksums or ("when_required" if endpoint_url else "when_supported")
+
+
 def s3_client(
     *,
     endpoint_url: str | None = None,
@@ -76,7 +81,7 @@ def s3_client(
         timeout_s: for connecting, and for each wait for bytes.
         tries: of each call by boto3 itself; `S3Storage` has its own.
     """
-    checksum_mode = checksums or ("when_required" if endpoint_url else "when_supported")
+    checked = checksum_mode(checksums, endpoint_url)
     config = Config(
         region_name=region,
         signature_version="s3v4",
@@ -86,8 +91,8 @@ def s3_client(
         max_pool_connections=32,
         tcp_keepalive=True,
         s3={"addressing_style": "path" if endpoint_url else "auto"},
-        request_checksum_calculation=checksum_mode,  # type: ignore[arg-type]
-        response_checksum_validation=checksum_mode,  # type: ignore[arg-type]
+        request_checksum_calculation=checked,  # type: ignore[arg-type]
+        response_checksum_validation=checked,  # type: ignore[arg-type]
     )
     session = boto3.session.Session()  # the module's default session may not be used from several threads
     return session.client(

@@ -152,4 +152,11 @@ class MemoryClaims(MemoryRecords):
     def _claimed(self, job: Job) -> Claimed:
         waited_s = round(self._clock() - (job.queued_at or job.created_at), 3)
         new = job.new
-        return Claimed(id=new.id, attempt=job.attempt, rows=new.rows, spec=new.spec, waited_s=waited_s)
+        return Claimed(
+            id=new.id,
+            attempt=job.attempt,
+            rows=new.rows,
+            spec=new.spec,
+            waited_s=waited_s,
+            group=new.group,
+        )

@@ -34,6 +34,7 @@ class Job:
     deadline: float | None = None
     outcome: str | None = None
     dead: bool = False
+    restored_at: float | None = None
 
 
 @dataclass(slots=True)

@@ -10,9 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from pixelkiln_shared.errors import AlreadyTerminal, IdempotencyKeyReused, LeaseLost, NotFound, QueueFull
-from pixelkiln_shared.jobs import Status
+from pixelkiln_shared.jobs import Status, lane_suffix
 from pixelkiln_shared.keys import IDEMPOTENCY_S
 from pixelkiln_shared.ledger.contract import (
     CANCEL_CHUNK,
@@ -20,13 +21,15 @@ from pixelkiln_shared.ledger.contract import (
     Idempotency,
     NewJob,
     Reaped,
+    Record,
     Renewal,
     Submitted,
 )
+from pixelkiln_shared.ledger.restoring import restored_sequence
 from pixelkiln_shared.testing.claiming import MemoryClaims
 from pixelkiln_shared.testing.lanes import Job
 from pixelkiln_shared.testing.outbox import MemoryOutbox
-from pixelkiln_shared.testing.records import GroupEntry, atomic
+from pixelkiln_shared.testing.records import GroupEntry, atomic, restored
 
 PARENT_FAILED = '{"code":"parent_failed","message":"the job it waited for did not succeed"}'
 WORKER_CRASHED = '{"code":"worker_crashed","message":"3 worker processes died while running this job alone"}'
@@ -179,8 +182,12 @@ class MemoryLedger(MemoryClaims):
         return self._end(job_id, attempt, Status.FAILED, error)
 
     @atomic
-    def release(self, job_id: str, attempt: int) -> Status:
+    def release(self, job_id: str, attempt: int, *, version: int = 1) -> Status:
         """Give the job back without blame, to the front of its queue: `queued` (or `canceled`)."""
+        job = self._attempt(job_id, attempt)
+        if job is not None and version > 1:
+            lane = job.new.lane.partition("@")[0] + lane_suffix(version)
+            job.new = replace(job.new, lane=lane)
         return self._end(job_id, attempt, Status.QUEUED)
 
     @atomic
@@ -296,6 +303,25 @@ class MemoryLedger(MemoryClaims):
         if not any(one.new.group == job.new.group for one in self._jobs.values()):
             self._groups.pop(job.new.group or "", None)
 
+    @atomic
+    def restore(self, records: Sequence[Record]) -> list[bool]:
+        """Write records of succeeded jobs that the ledger does not know (`restoring.Restoring`)."""
+        return [self._restore(record) for record in records]
+
+    def _restore(self, record: Record) -> bool:
+        owner = self._groups.get(record.group or "")
+        if record.id in self._jobs or (owner is not None and owner.tenant != record.tenant):
+            return False
+        taken = {job.sequence for job in self._jobs.values()}
+        sequence = restored_sequence(record.id)
+        while sequence in taken:
+            sequence += 1
+        self._jobs[record.id] = restored(record, sequence, self._clock())
+        if record.group is not None:
+            group = self._groups.setdefault(record.group, GroupEntry(record.tenant, record.created_at))
+            group.created_at = min(group.created_at, record.created_at)
+        return True
+
     # ---------------------------------------------------------------------------------------- sweep
 
     @atomic
@@ -342,7 +368,7 @@ class MemoryLedger(MemoryClaims):
     def _sweep(self, now: float) -> None:
         for job in list(self._jobs.values()):
             kept_s = self._retention_s if job.new.retention_s is None else job.new.retention_s
-            if job.status.terminal and (job.completed_at or 0) + kept_s <= now:
+            if job.status.terminal and (job.restored_at or job.completed_at or 0) + kept_s <= now:
                 self._forget(job)
 
 

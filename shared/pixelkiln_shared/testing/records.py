@@ -12,7 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from pixelkiln_shared.errors import NotFound
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.kinds import Kind
-from pixelkiln_shared.ledger.contract import Ahead, Group, LaneStats, Page, Record
+from pixelkiln_shared.ledger.contract import Ahead, Group, LaneStats, NewJob, Page, Record
 from pixelkiln_shared.testing.lanes import Job, Lane, work_of
 
 P = ParamSpec("P")
@@ -189,6 +189,34 @@ def record(job: Job) -> Record:
         steps=job.steps,
         result=job.outcome if job.status is Status.SUCCEEDED else None,
         error=job.outcome if job.status is Status.FAILED else None,
+    )
+
+
+def restored(known: Record, sequence: int, now: float) -> Job:
+    """Return a succeeded job made from its record."""
+    new = NewJob(
+        id=known.id,
+        kind=known.kind,
+        lane=known.lane,
+        tenant=known.tenant,
+        spec=known.spec,
+        batch_key=known.batch_key,
+        priority=known.priority,
+        rows=known.rows,
+        work=known.work,
+        group=known.group,
+    )
+    return Job(
+        new=new,
+        sequence=sequence,
+        created_at=known.created_at,
+        status=Status.SUCCEEDED,
+        attempt=known.attempt,
+        worker=known.worker,
+        started_at=known.started_at,
+        completed_at=known.completed_at or known.created_at,
+        outcome=known.result or "{}",
+        restored_at=now,
     )
 
 

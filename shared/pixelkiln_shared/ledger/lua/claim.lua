@@ -1,6 +1,6 @@
 -- ARGV: worker, token of this call, lease_ms; then per lane offered: lane, max_rows, resident (0/1), max_wait_ms,
 -- holds_ms (-1: never).
--- Returns {lane, batch_key, suspect, id, attempt, rows, spec, waited, ...}, or false when nothing may be taken.
+-- Returns {lane, batch_key, suspect, id, attempt, rows, spec, waited, group, ...}, or false when nothing may be taken.
 local worker, token, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local held = call("HGETALL", K.held .. worker)
 local empty_handed = #held == 0

@@ -1,5 +1,6 @@
--- ARGV: move (publish, fail, release, stopped); then id, attempt, outcome or "", ... Returns a status or false a job:
--- false when its lease is lost. The jobs of one call end one by one, each as if it were alone.
+-- ARGV: move (publish, fail, release, stopped); then id, attempt, outcome or "" (of a release: what its lane's name
+-- shall end in), ... Returns a status or false a job: false when its lease is lost. The jobs of one call end one by one,
+-- each as if it were alone.
 local move = ARGV[1]
 local ENDS = {publish = "succeeded", fail = "failed"}
 
@@ -20,7 +21,7 @@ local function end_one(id, attempt, outcome)
   if job.status == "canceling" then
     finish(job, "canceled")
   elseif move == "release" then
-    requeue(job)
+    requeue(job, outcome ~= "" and string.match(job.lane, "^[^@]*") .. outcome)
   else
     finish(job, ENDS[move], outcome)
   end

@@ -34,9 +34,13 @@ local function finish(job, status, outcome)
   announce(job)
 end
 
--- Back to its old place: the sequence has not changed.
-local function requeue(job)
+-- Back to its old place: the sequence has not changed. With a lane, to that place there.
+local function requeue(job, lane)
   leave(job)
+  if lane then
+    job.lane = lane
+    set(job, "lane", lane)
+  end
   set(job, "queued_at", now)
   set_status(job, "queued")
   enter_queue(job)

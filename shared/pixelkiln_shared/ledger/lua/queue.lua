@@ -146,12 +146,12 @@ local function take_riders(taken, lane, batch_key, room, worker, lease_ms, token
   end
 end
 
--- Flattens jobs to id, attempt, rows, spec, milliseconds waited, ...
+-- Flattens jobs to id, attempt, rows, spec, milliseconds waited, group or "", ...
 local function claimed(reply, jobs)
   for _, job in ipairs(jobs) do
     local times = call("HMGET", K.job .. job.id, "queued_at", "created_at")
-    local waited = now - (times[1] or times[2])
-    for _, value in ipairs({job.id, job.attempt, job.rows, call("GET", K.spec .. job.id), waited}) do
+    local waited, group = now - (times[1] or times[2]), job.group or ""
+    for _, value in ipairs({job.id, job.attempt, job.rows, call("GET", K.spec .. job.id), waited, group}) do
       reply[#reply + 1] = value
     end
   end

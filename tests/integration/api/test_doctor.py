@@ -1,0 +1,181 @@
+"""`doctor` before a real Redis and a real store in each of the states it should tell of."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pixelkiln.cli.backstage import _clock
+from pixelkiln_shared import keys
+from pixelkiln_shared.bells import queue_key
+from pixelkiln_shared.keys import LedgerKey, id_time
+from tests.integration.api.conftest import Api
+
+LANE = "generate.toyworld"
+
+
+@pytest.fixture
+def ask(api: Api, pixelkiln, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], Any]:
+    """Run `doctor` backstage; returns its exit code and its findings. A worker is there."""
+    monkeypatch.setenv("PIXELKILN_REDIS_URL", api.settings.redis_url)
+    monkeypatch.setenv("PIXELKILN_STORAGE_URL", api.settings.storage_url)
+    api.serve(LANE)
+
+    def run() -> tuple[int, list[dict[str, str]]]:
+        told = pixelkiln("doctor", "--json", "--data", tmp_path / "none")
+        return told.exit_code, json.loads(told.stdout)
+
+    return run
+
+
+@pytest.fixture
+def config(api: Api) -> Iterator[Callable[[str, str], None]]:
+    """Changes settings of Redis, and puts them back."""
+    before: dict[str, str] = {}
+
+    def change(name: str, value: str) -> None:
+        before.setdefault(name, api.redis.config_get(name)[name])
+        api.redis.config_set(name, value)
+
+    yield change
+    for name, value in before.items():
+        api.redis.config_set(name, value)
+
+
+def said(findings: list[dict[str, str]], words: str) -> str:
+    """Return the state of the finding with these words."""
+    [found] = [finding for finding in findings if words in finding["detail"]]
+    return found["state"]
+
+
+def test_a_redis_that_may_evict_jobs_is_wrong(ask, config) -> None:
+    assert ask()[0] == 0
+    config("maxmemory-policy", "allkeys-lru")
+    code, findings = ask()
+    assert (code, said(findings, "Redis may throw jobs away")) == (1, "fail")
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "words"),
+    [
+        ({"appendonly": "no"}, "warn", "a restart or crash loses every job"),
+        ({"appendonly": "no", "save": "3600 1"}, "warn", "loses what came since its last snapshot"),
+        ({"appendonly": "yes"}, "ok", "a power cut at most the last second of accepted jobs"),
+        ({"appendonly": "yes", "appendfsync": "always"}, "ok", "neither a crash nor a power cut loses a job"),
+        ({"appendonly": "yes", "appendfsync": "no"}, "warn", "a power cut up to half a minute"),
+    ],
+)
+def test_what_a_crash_would_cost_is_said(ask, config, settings, state, words) -> None:
+    for name, value in settings.items():
+        config(name, value)
+    assert said(ask()[1], words) == state
+
+
+def test_a_full_redis_is_wrong_and_a_nearly_full_one_is_told(api: Api, ask, config) -> None:
+    used = int(api.redis.info("memory")["used_memory"])
+    config("maxmemory", str(round(used / 0.95)))
+    code, findings = ask()
+    assert (code, said(findings, "soon no job can be accepted")) == (0, "warn")
+    config("maxmemory", str(used // 2))
+    code, findings = ask()
+    assert (code, said(findings, ": no job can be accepted")) == (1, "fail")
+
+
+def test_a_replica_takes_no_writes(api: Api, ask) -> None:
+    api.redis.replicaof("127.0.0.1", 9)
+    try:
+        code, findings = ask()
+    finally:
+        api.redis.replicaof("NO", "ONE")
+    assert (code, said(findings, "takes no writes: name the primary")) == (1, "fail")
+
+
+def test_leases_that_nobody_takes_back_are_wrong(api: Api, ask) -> None:
+    api.submit()
+    api.claim()
+    code, findings = ask()
+    assert (code, said(findings, "1 jobs run, none overdue")) == (0, "ok")
+    api.redis.set(keys.REAP_LOCK, "somebody who hangs", ex=60)  # no sweep takes it back meanwhile
+    api.redis.zadd(LedgerKey.LEASES, {api.redis.zrange(LedgerKey.LEASES, 0, 0)[0]: 1_000})
+    code, findings = ask()
+    assert (code, said(findings, "1 of 1 leases are over")) == (1, "fail")
+
+
+def test_old_work_without_a_bell_is_told(api: Api, ask) -> None:
+    job_id = api.submit()["id"]
+    assert said(ask()[1], f"{LANE}: 1 wait, 1 bells") == "ok"
+    api.redis.set(keys.REAP_LOCK, "somebody who hangs", ex=60)
+    api.redis.delete(queue_key(LANE))
+    api.redis.hset(LedgerKey.JOB + job_id, "created_at", round(time.time() * 1_000) - 60_000)
+    code, findings = ask()
+    assert (code, said(findings, "and no bell hangs")) == (0, "warn")
+
+
+def test_orphaned_objects_are_counted_and_stay(api: Api, ask, tmp_path: Path) -> None:
+    api.submit()
+    api.publish(api.claim())  # the ledger knows a job of today
+    job_id = keys.new_id("job")
+    key = keys.input_key("default", job_id)
+    api.storage.put(key, b"x", media_type="image/png")
+    old = id_time(job_id).timestamp() - 2 * keys.ORPHAN_S
+    os.utime(tmp_path / "objects" / key, (old, old))
+    assert said(ask()[1], "1 orphaned objects of the last 8 days") == "ok"
+    assert api.storage.get(key) == b"x"
+
+
+def test_a_redis_that_does_not_answer_is_exit_code_5(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("PIXELKILN_REDIS_URL", f"redis://127.0.0.1:{probe.getsockname()[1]}/0")
+        code, findings = ask()
+    assert code == 5
+    [found] = [finding for finding in findings if finding["check"] == "redis"]
+    assert (found["state"], found["code"]) == ("fail", "redis_unavailable")
+    assert not [finding for finding in findings if finding["check"] == "ledger"]
+
+
+def test_a_wrong_password_is_exit_code_5_and_says_so(api: Api, ask, config) -> None:
+    config("requirepass", "secret")
+    try:
+        api.redis.execute_command("AUTH", "secret")
+        code, findings = ask()
+    finally:
+        api.redis.config_set("requirepass", "")
+    assert code == 5
+    [detail] = [found["detail"] for found in findings if found["check"] == "redis"]
+    assert detail == "Redis refuses the password: it is missing or wrong"
+
+
+def test_a_store_that_cannot_be_written_is_exit_code_5(
+    ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("PIXELKILN_STORAGE_URL", f"file://{tmp_path / 'file'}")
+    code, findings = ask()
+    assert code == 5
+    assert [found["code"] for found in findings if found["check"] == "storage"] == ["storage_unavailable"]
+
+
+def test_a_model_that_was_never_loaded_is_told(ask) -> None:
+    assert said(ask()[1], "not loaded anywhere yet: toyworld") == "ok"
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "state", "words"),
+    [(0.01, "ok", "ahead of"), (-30.0, "warn", "behind"), (3_600.0, "fail", "set the clock")],
+)
+def test_a_clock_that_differs_from_redis_is_told(ahead_s: float, state: str, words: str) -> None:
+    found = _clock(ahead_s)
+    assert found.state == state
+    assert words in found.detail
+
+
+def test_this_machine_and_its_redis_agree(ask) -> None:
+    assert said(ask()[1], "this machine is 0.") == "ok"
