@@ -29,6 +29,7 @@ LONG: dict[str, str] = {
     "batch": "batching",
     "moves": "moves",
     "joining": "joining",
+    "crashes": "crashes",
 }
 """What only `make bench-full` runs besides; any of them runs by its id."""
 

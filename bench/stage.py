@@ -22,7 +22,7 @@ from pixelkiln_shared.jobs import JobSpec, Status
 from pixelkiln_shared.keys import new_id
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import open_ledger, redis_client
-from pixelkiln_shared.ledger.contract import Ledger, NewJob, Record
+from pixelkiln_shared.ledger.contract import Ledger, NewJob, Record, Submitted
 from pixelkiln_shared.settings import Settings
 
 TENANT = "bench"
@@ -44,9 +44,9 @@ class Stage:
         """The process of the first worker."""
         return self.worker_pids[0]
 
-    def submit(self, specs: Sequence[JobSpec]) -> None:
+    def submit(self, specs: Sequence[JobSpec]) -> Submitted:
         """Put the jobs into the ledger; nobody hears of them yet. Who reads another's result waits for it."""
-        self.ledger.submit([_new_job(spec) for spec in specs])
+        return self.ledger.submit([_new_job(spec) for spec in specs])
 
     def ring(self, lane: str, count: int) -> None:
         """Let the worker hear."""
@@ -185,12 +185,7 @@ def redis_server(folder: Path, port: int) -> Iterator[int]:
 
 @contextmanager
 def _workers(folder: Path, settings: Settings, count: int, chosen: Mapping[str, str]) -> Iterator[None]:
-    environment = {
-        **surroundings(),
-        **_common(settings),
-        "PIXELKILN_DEVICE": "cpu",
-        **chosen,
-    }
+    environment = worker_environment(settings, chosen)
     command = [sys.executable, "-W", "ignore", "-m", "pixelkiln_worker"]
     processes = []
     try:
@@ -203,6 +198,11 @@ def _workers(folder: Path, settings: Settings, count: int, chosen: Mapping[str, 
             process.terminate()
         for process in processes:
             process.wait(PATIENCE_S)
+
+
+def worker_environment(settings: Settings, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a worker process of the stage; `chosen` are more of them."""
+    return {**surroundings(), **_common(settings), "PIXELKILN_DEVICE": "cpu", **chosen}
 
 
 def surroundings() -> dict[str, str]:

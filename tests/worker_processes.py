@@ -68,9 +68,9 @@ class Stack:
             **environment,
         }
         settings = Settings(redis_url=redis_url, storage_url=f"file://{folder / 'objects'}", lease_s=1.5)
-        self.ledger = open_ledger(settings)
-        self.storage = open_storage(settings)
         self.client = redis_client(settings)
+        self.ledger = open_ledger(settings, client=self.client)
+        self.storage = open_storage(settings)
         self.app = make_app(settings)
         self.bells = CeleryBells(self.app, self.client)
         self.fleet = Fleet(self.client)
@@ -136,6 +136,7 @@ class Stack:
             launcher.kill()
             launcher.wait()
         self.app.close()
+        self.client.close()
 
     def _pids(self) -> set[int]:
         """The children of our launchers that are alive."""

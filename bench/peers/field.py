@@ -118,3 +118,17 @@ SERVERS = (
     ),
 )
 EVERYONE = (*QUEUES, *SERVERS)
+CELERY_SAFE = Peer(
+    name="Celery, every safe option",
+    script="celery_safe.py",
+    environment="celery",
+    setting="late acknowledgement, rejected when its child is lost (after 1 s, not 10), prefetch 1, "
+    "visibility timeout 15 s looked for every second (defaults: an hour, 100 s), prefork pool of one child",
+)
+RAY_SAFE = Peer(
+    name="Ray Serve, async inference",
+    script="ray_safe.py",
+    environment="ray",
+    setting="its Celery adapter (late acknowledgement, rejection when lost) with the same visibility "
+    "timeout, prefetch 1, health looked at every second",
+)

@@ -56,7 +56,7 @@ class Ground:
             finally:
                 _end(process)
 
-    def drive(self, *arguments: int) -> Any:
+    def drive(self, *arguments: int, limit_s: float = DRIVE_LIMIT_S) -> Any:
         """Run the verb with the peer's own Python; return what it printed.
 
         Raises:
@@ -70,11 +70,11 @@ class Ground:
                 env=self.environment,
                 capture_output=True,
                 text=True,
-                timeout=DRIVE_LIMIT_S,
+                timeout=limit_s,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise PeerFailed(f"{self.peer.name} took longer than {DRIVE_LIMIT_S:g} s") from error
+            raise PeerFailed(f"{self.peer.name} took longer than {limit_s:g} s") from error
         if done.returncode != 0:
             raise PeerFailed(f"{self.peer.name}: {_last_line(done.stderr)}")
         return json.loads(done.stdout.splitlines()[-1])

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from pixelkiln_shared.errors import LeaseLost
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.ledger.contract import Claimed, LaneOffer
+from pixelkiln_shared.ledger.scripts import SUSPECT_PATIENCE_MS
 from tests.ledger_worlds import LANE, LEASE_S, World
 
 OTHER = "generate.other"
@@ -46,6 +50,41 @@ def test_a_job_that_outlived_its_company_dies_alone(world: World) -> None:
     world.ledger.publish(first, 1, "{}")
     world.crash()
     assert world.ledger.get(second).strikes == 1
+
+
+def test_a_death_that_was_seen_is_judged_at_once(world: World) -> None:
+    first, second = world.submit(2)
+    world.claim("w1")
+    world.claim("w2")
+    assert world.ledger.lapse("w1") == 1
+    assert world.ledger.reap().requeued == (first,)
+    assert [world.ledger.get(job).strikes for job in (first, second)] == [1, 0]
+    assert world.ledger.get(second).status is Status.RUNNING
+
+
+def test_company_counts_in_a_death_that_was_seen(world: World) -> None:
+    jobs = world.submit(3)
+    world.claim(max_rows=2)
+    world.claim()
+    assert world.ledger.lapse("w1") == 3
+    assert set(world.ledger.reap().requeued) == set(jobs)
+    assert {(record.strikes, record.suspect) for record in map(world.ledger.get, jobs)} == {(0, True)}
+
+
+def test_a_worker_taken_for_dead_can_no_longer_publish(world: World) -> None:
+    job = world.one()
+    world.claim()
+    world.ledger.lapse("w1")
+    world.ledger.reap()
+    with pytest.raises(LeaseLost):
+        world.ledger.publish(job, 1, "{}")
+
+
+def test_a_worker_that_holds_nothing_dies_without_a_trace(world: World) -> None:
+    job = world.one()
+    assert world.ledger.lapse("w1") == 0
+    assert world.ledger.reap().requeued == ()
+    assert world.ledger.get(job).status is Status.QUEUED
 
 
 def test_the_third_strike_ends_the_job_as_a_dead_letter(world: World) -> None:
@@ -158,9 +197,10 @@ def test_under_load_one_worker_drains_for_a_suspect_and_the_others_go_on(world: 
     held = busy("w1")
     assert len(busy("w2")) == 1
     world.crash()
+    world.clock.advance(SUSPECT_PATIENCE_MS / 1_000 - 0.1)
     held += busy("w1")
-    assert len(held) == 2
-    world.clock.advance(6)
+    assert len(held) == 2  # somebody may still be idle soon
+    world.clock.advance(0.1)
     assert busy("w1") == []  # asked to finish what it holds
     assert len(busy("w2")) == 1
     world.publish(held)

@@ -141,6 +141,11 @@ class Ledgers(RuleBasedStateMachine):
         renewal = self.both(lambda ledger: ledger.renew(worker, held, lease_s=LEASE_S))
         assert not renewal.lost
 
+    @rule(worker=workers)
+    def a_death_is_seen(self, worker: str) -> None:
+        held = [one for one in self.seen.values() if one.worker == worker and one.status in HELD]
+        assert self.both(lambda ledger: ledger.lapse(worker)) == len(held)
+
     @precondition(lambda self: self.attempts)
     @rule(pick=picks, move=st.sampled_from(["publish", "publish", "fail", "release", "stopped"]))
     def end(self, pick: int, move: str) -> None:

@@ -63,6 +63,18 @@ def test_a_dead_child_is_replaced_and_struck_off(stack: Stack) -> None:
     assert [info.id for info in stack.fleet.workers()] == [other.id]
 
 
+def test_the_jobs_of_a_dead_child_start_elsewhere_long_before_their_leases_end(stack: Stack) -> None:
+    first = stack.start(PIXELKILN_LEASE_S="600")
+    [job] = stack.submit(stub_spec(device_ms=2_000, steps=20))
+    stack.until_running(job, step=1)
+    second = stack.start(PIXELKILN_LEASE_S="600")
+    os.kill(first.pid, signal.SIGKILL)
+    [record] = stack.until([job], seconds=30)
+    assert (record.status, record.attempt, record.strikes) == (Status.SUCCEEDED, 2, 1)
+    assert record.worker != first.id
+    assert second.id in {info.id for info in stack.fleet.workers()}
+
+
 def test_a_job_that_breaks_the_device_ends_alone_and_the_worker_comes_back(stack: Stack) -> None:
     worker = stack.start()
     poison = stub_spec("[fail=poison]", device_ms=50)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +32,7 @@ from pixelkiln_worker.recall import Recall
 from pixelkiln_worker.refusals import Refusals
 from pixelkiln_worker.residency import Residency
 from pixelkiln_worker.ringer import Ringer
-from pixelkiln_worker.serving import EXIT_MISCONFIGURED, EXIT_UNAVAILABLE, served
+from pixelkiln_worker.serving import BIRTH, EXIT_MISCONFIGURED, EXIT_UNAVAILABLE, served, worker_id
 from pixelkiln_worker.spool import Spool, own_folder
 from pixelkiln_worker.telemetry import Telemetry
 from pixelkiln_worker.turns import Turns
@@ -72,10 +71,10 @@ class Process:
         chosen = device.pick(settings)
         turns = Turns(long_fetches=max(1, settings.worker_concurrency - 2))
         telemetry = Telemetry()
-        worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        name = worker_id(os.getpid(), os.environ.get(BIRTH) or secrets.token_hex(3))
         spool = Spool(
             storage,
-            own_folder(settings.spool_dir, name=worker_id),
+            own_folder(settings.spool_dir, name=name),
             bound_bytes=settings.spool_mb * 1_000_000,
             patience_s=settings.outage_s,
         )
@@ -84,7 +83,7 @@ class Process:
         for model, left_s in hung_loads.lately(spool.folder.parent, rest_s).items():
             residency.rest(model, f"{model} did not load: it hung and was given up", left_s)
         self._shop = shop = Workshop(
-            worker_id=worker_id,
+            worker_id=name,
             lease_s=settings.lease_s,
             lanes=lanes,
             ledger=ledger,

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
+import redis
 import structlog
 
 from pixelkiln_shared import logs
 from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
 from pixelkiln_shared.fleet import Fleet
-from pixelkiln_shared.ledger import redis_client
+from pixelkiln_shared.ledger import open_ledger, redis_client
 from pixelkiln_shared.settings import Settings, load
 from pixelkiln_worker.device import accelerator_here
 from pixelkiln_worker.serving import (
+    BIRTH,
     EXIT_DRAINED,
     EXIT_MISCONFIGURED,
     EXIT_POISONED,
     EXIT_UNAVAILABLE,
     served,
+    worker_id,
 )
 
 log = structlog.get_logger(__name__)
@@ -82,6 +84,7 @@ class Child:
     started_at: float = 0.0
     next_start_at: float = 0.0
     pause_s: float = FIRST_PAUSE_S
+    birth: str = ""  # names the process together with its id
     last_pid: int = 0
     last_code: int | None = None
     drained: bool = False  # the last process ended because somebody asked it to: there is no next one
@@ -93,9 +96,10 @@ class Child:
     def start(self) -> None:
         """Start the process, in a group of its own: Ctrl-C reaches only the launcher, which then drains."""
         self.started_at = time.monotonic()
+        self.birth = secrets.token_hex(3)
         self.process = subprocess.Popen(
             self.command,
-            env={**os.environ, **self.environment},
+            env={**os.environ, **self.environment, BIRTH: self.birth},
             stdin=subprocess.DEVNULL,
             process_group=0,
             preexec_fn=_die_with(os.getpid()) if sys.platform == "linux" else None,
@@ -156,18 +160,34 @@ class Launcher:
         return self._stop() or code
 
     def _bury(self, child: Child) -> None:
-        """Take a dead child off the fleet's register, where it would be counted as alive for a while."""
-        with suppress(RedisUnavailable), redis_client(self.settings) as client:
-            fleet = Fleet(client)
-            for info in fleet.workers():
-                if info.pid == child.last_pid and info.host == socket.gethostname():
-                    child.drained |= fleet.unwanted(info.id)  # it died while it drained
-                    fleet.leave(info.id)
+        """Take a dead child off the fleet's register, and let others have its jobs at once."""
+        name = worker_id(child.last_pid, child.birth)
+        try:
+            with redis_client(self.settings) as client:
+                fleet = Fleet(client)
+                child.drained |= fleet.unwanted(name)  # it died while it drained
+                fleet.leave(name)
+                self._take_back(name, client)
+        except RedisUnavailable:
+            log.warning("Redis is away: leases will run out instead", worker=name)
         how = {"pid": child.last_pid, "code": child.last_code}
         if child.drained:
             log.info("worker drained", **how)
         else:
             log.warning("worker ended", **how, restart_s=round(child.pause_s, 1))
+
+    def _take_back(self, name: str, client: redis.Redis) -> None:
+        """Have the jobs of a dead child judged and queued again, and ring for them."""
+        ledger = open_ledger(self.settings, client=client)
+        if not ledger.lapse(name):
+            return
+        reaped = ledger.reap()
+        log.warning("took back the jobs of a dead worker", requeued=reaped.requeued, failed=reaped.failed)
+        # Only now: Celery would double the memory of a launcher that never needs it.
+        from pixelkiln_shared.bells import CeleryBells, make_app
+
+        with make_app(self.settings) as app:
+            CeleryBells(app, client).ring(reaped.lanes)
 
     def _stop(self) -> int:
         """Drain every child; kill those that do not end in time."""

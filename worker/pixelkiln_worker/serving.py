@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from pixelkiln_shared.catalogue import Catalogue, ModelEntry
 from pixelkiln_shared.jobs import SPEC_VERSION, lane_suffix
 from pixelkiln_shared.settings import Settings
@@ -15,6 +17,16 @@ EXIT_POISONED = 72  # the device's context is broken; a new process gets a sane 
 EXIT_LOAD_HUNG = 74  # a model never ended loading; the next process leaves it alone for a while
 EXIT_SWOLLEN = 75  # more memory than allowed, and nothing at hand gave any back
 EXIT_DRAINED = 73  # somebody asked this worker to end: no new one is wanted
+
+BIRTH = "_PIXELKILN_BIRTH"  # variable by which the launcher names a child; no setting, hence the underscore
+
+
+def worker_id(pid: int, birth: str) -> str:
+    """Return the name of a worker process in the fleet.
+
+    Host and process id alone are not enough: containers that share a host's name count processes anew.
+    """
+    return f"{socket.gethostname()}-{pid}-{birth}"
 
 
 def served(settings: Settings) -> dict[str, ModelEntry]:

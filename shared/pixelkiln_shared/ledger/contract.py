@@ -323,6 +323,13 @@ class Ledger(Protocol):
         """
         ...
 
+    def lapse(self, worker: str) -> int:
+        """End the leases of all that a dead worker holds; return how many.
+
+        For who saw it die: the next sweep takes the jobs back at once, and judges them as after any death.
+        """
+        ...
+
     def reap(self, *, limit: int = 5_000) -> Reaped:
         """Take expired leases back and expire jobs past their start deadline.
 

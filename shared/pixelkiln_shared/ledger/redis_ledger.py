@@ -242,6 +242,11 @@ class RedisLedger(LedgerReader):
             raise AlreadyTerminal(f"the job is {status[0]}, it has not ended without a result", code=code)
         return Status(status[0])
 
+    def lapse(self, worker: str) -> int:
+        """End the leases of all that a dead worker holds, for the next sweep to judge; return how many."""
+        with redis_errors():
+            return int(self._scripts.run("lapse", worker))
+
     def reap(self, *, limit: int = REAPED) -> Reaped:
         """Take back lapsed leases, expire jobs past their deadline, forget records past their retention.
 

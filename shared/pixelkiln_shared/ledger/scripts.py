@@ -15,7 +15,7 @@ from pixelkiln_shared.ledger.contract import MAX_STRIKES
 
 SETTLE_BUDGET = 200  # children told in one move; a sweep goes on with the rest
 PROGRESS_MS = 250  # at most four progress events a second and job
-SUSPECT_PATIENCE_MS = 5_000  # a suspect nobody could take for so long gets a worker of its own
+SUSPECT_PATIENCE_MS = 1_000  # a suspect nobody could take for so long gets a worker of its own
 RESERVATION_MS = 60_000  # time for that worker to finish what it holds
 MAX_SPARED = 2  # lapses of one job that a pause of Redis may excuse
 

@@ -325,6 +325,14 @@ class MemoryLedger(MemoryClaims):
     # ---------------------------------------------------------------------------------------- sweep
 
     @atomic
+    def lapse(self, worker: str) -> int:
+        """End the leases of all that a dead worker holds, for the next sweep to judge; return how many."""
+        held = self._held(worker)
+        for job in held:
+            job.lease_until = self._clock()
+        return len(held)
+
+    @atomic
     def reap(self, *, limit: int = 5_000) -> Reaped:
         """Take back lapsed leases, expire jobs past their deadline, forget records past their retention."""
         now = self._clock()
