@@ -297,11 +297,7 @@ class Ledger(Protocol):
         ...
 
     def stopped(self, job_id: str, attempt: int) -> Status:
-        """Confirm that a canceling job was stopped: `canceled`.
-
-        Raises:
-            LeaseLost: as for `publish`.
-        """
+        """Confirm that a canceling job was stopped: `canceled`. Raises `LeaseLost` as `publish` does."""
         ...
 
     def cancel(self, job_id: str) -> Status:

@@ -21,15 +21,13 @@ from pixelkiln_shared.ledger.contract import (
     Idempotency,
     NewJob,
     Reaped,
-    Record,
     Renewal,
     Submitted,
 )
-from pixelkiln_shared.ledger.restoring import restored_sequence
 from pixelkiln_shared.testing.claiming import MemoryClaims
 from pixelkiln_shared.testing.lanes import Job
 from pixelkiln_shared.testing.outbox import MemoryOutbox
-from pixelkiln_shared.testing.records import GroupEntry, atomic, restored
+from pixelkiln_shared.testing.records import GroupEntry, atomic
 
 PARENT_FAILED = '{"code":"parent_failed","message":"the job it waited for did not succeed"}'
 WORKER_CRASHED = '{"code":"worker_crashed","message":"3 worker processes died while running this job alone"}'
@@ -302,25 +300,6 @@ class MemoryLedger(MemoryClaims):
         del self._jobs[job.new.id]
         if not any(one.new.group == job.new.group for one in self._jobs.values()):
             self._groups.pop(job.new.group or "", None)
-
-    @atomic
-    def restore(self, records: Sequence[Record]) -> list[bool]:
-        """Write records of succeeded jobs that the ledger does not know (`restoring.Restoring`)."""
-        return [self._restore(record) for record in records]
-
-    def _restore(self, record: Record) -> bool:
-        owner = self._groups.get(record.group or "")
-        if record.id in self._jobs or (owner is not None and owner.tenant != record.tenant):
-            return False
-        taken = {job.sequence for job in self._jobs.values()}
-        sequence = restored_sequence(record.id)
-        while sequence in taken:
-            sequence += 1
-        self._jobs[record.id] = restored(record, sequence, self._clock())
-        if record.group is not None:
-            group = self._groups.setdefault(record.group, GroupEntry(record.tenant, record.created_at))
-            group.created_at = min(group.created_at, record.created_at)
-        return True
 
     # ---------------------------------------------------------------------------------------- sweep
 

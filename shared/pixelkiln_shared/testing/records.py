@@ -13,6 +13,7 @@ from pixelkiln_shared.errors import NotFound
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger.contract import Ahead, Group, LaneStats, NewJob, Page, Record
+from pixelkiln_shared.ledger.restoring import restored_sequence
 from pixelkiln_shared.testing.lanes import Job, Lane, work_of
 
 P = ParamSpec("P")
@@ -160,6 +161,25 @@ class MemoryRecords:
             raise NotFound(f"no job {job_id[:64]}")
         return job
 
+    @atomic
+    def restore(self, records: Sequence[Record]) -> list[bool]:
+        """Write records of succeeded jobs that the ledger does not know (`restoring.Restoring`)."""
+        return [self._restore(record) for record in records]
+
+    def _restore(self, record: Record) -> bool:
+        owner = self._groups.get(record.group or "")
+        if record.id in self._jobs or (owner is not None and owner.tenant != record.tenant):
+            return False
+        taken = {job.sequence for job in self._jobs.values()}
+        sequence = restored_sequence(record.id)
+        while sequence in taken:
+            sequence += 1
+        self._jobs[record.id] = _restored(record, sequence, self._clock())
+        if record.group is not None:
+            group = self._groups.setdefault(record.group, GroupEntry(record.tenant, record.created_at))
+            group.created_at = min(group.created_at, record.created_at)
+        return True
+
 
 def record(job: Job) -> Record:
     """Return what the outside sees of a job."""
@@ -192,7 +212,7 @@ def record(job: Job) -> Record:
     )
 
 
-def restored(known: Record, sequence: int, now: float) -> Job:
+def _restored(known: Record, sequence: int, now: float) -> Job:
     """Return a succeeded job made from its record."""
     new = NewJob(
         id=known.id,
