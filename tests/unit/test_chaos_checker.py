@@ -166,7 +166,7 @@ def test_a_result_of_an_old_attempt_was_not_fenced() -> None:
     assert breaches(check(history, [record(attempt=2, shows=1)], OBJECTS)) == {Breach.UNFENCED}
 
 
-@pytest.mark.parametrize("job_id", [JOB, new_id("job")])
+@pytest.mark.parametrize("job_id", [JOB, new_id("job")], ids=["a job", "no job"])
 def test_objects_of_an_attempt_nobody_counted_are_named(job_id: str) -> None:
     verdict = check([submitted()], [record()], OBJECTS | {key_of(2, job_id): SUM})
 
