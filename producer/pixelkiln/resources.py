@@ -307,5 +307,7 @@ class StatsResource(Resource):
     lanes: list[LaneResource]
     counts: dict[Status, int]
     workers: int = Field(description="Live worker processes")
-    desired_workers: int = Field(0, description="Processes that finish what waits within the target time")
+    desired_workers: int = Field(
+        0, description="Processes that finish what waits in time, no fewer than are at work"
+    )
     safe_to_stop: list[str] = Field([], description="Workers that hold no job and are not needed")

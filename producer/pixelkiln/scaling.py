@@ -38,16 +38,17 @@ class Outlook:
     # ------------------------------------------------------------------------------------- workers
 
     def desired_workers(self, target_s: float) -> int:
-        """Return how many workers finish what waits within `target_s`.
+        """Return how many workers finish what waits within `target_s`, and no fewer than are at work now.
 
         A lane whose cost is not learned counts as one worker. At least 1 while anything waits or runs, and
         never more than there are such jobs.
         """
+        at_work = sum(info.state != "draining" and bool(info.running) for info in self.workers)
         waiting = [one.lane for one in self.lanes.values() if one.waiting]
         seconds = [self.waiting_s(lane) for lane in waiting]
         known_s = sum(one for one in seconds if one is not None)
         jobs = sum(one.waiting + one.running for one in self.lanes.values())
-        return min(max(1, math.ceil(known_s / target_s) + seconds.count(None)), jobs)
+        return min(max(1, at_work, math.ceil(known_s / target_s) + seconds.count(None)), jobs)
 
     def safe_to_stop(self, target_s: float) -> list[str]:
         """Return workers that can be stopped, all of them together, without loss.

@@ -1,11 +1,11 @@
-"""The outbox of a batch: what is stored is published as it comes, and nobody is waited for."""
+"""The arrivals of a batch: what is stored is published as it comes, and nobody is waited for."""
 
 from __future__ import annotations
 
 import threading
 
 from pixelkiln_worker.compute import Work
-from pixelkiln_worker.delivery import Outbox, Stored
+from pixelkiln_worker.delivery import Arrivals, Stored
 from pixelkiln_worker.families.contract import Task
 from pixelkiln_worker.held import HeldJob
 from tests.worker_processes import stub_spec
@@ -22,28 +22,28 @@ def names(several: list[Stored]) -> list[str]:
 
 
 def test_what_has_come_is_given_together() -> None:
-    outbox = Outbox(3)
+    arrivals = Arrivals(3)
     for name in ("a", "b", "c"):
-        outbox.put(stored(name))
-    assert [names(several) for several in outbox] == [["a", "b", "c"]]
+        arrivals.put(stored(name))
+    assert [names(several) for several in arrivals] == [["a", "b", "c"]]
 
 
 def test_the_first_does_not_wait_for_the_second() -> None:
-    outbox, given = Outbox(2), []
-    outbox.put(stored("a"))
-    for several in outbox:
+    arrivals, given = Arrivals(2), []
+    arrivals.put(stored("a"))
+    for several in arrivals:
         given.append(names(several))
         if len(given) == 1:
-            threading.Timer(0.05, outbox.put, [stored("b")]).start()
+            threading.Timer(0.05, arrivals.put, [stored("b")]).start()
     assert given == [["a"], ["b"]]
 
 
 def test_what_could_not_be_stored_is_waited_for_but_not_given() -> None:
-    outbox = Outbox(3)
+    arrivals = Arrivals(3)
     for one in (None, stored("a"), None):
-        outbox.put(one)
-    assert [names(several) for several in outbox] == [["a"]]
+        arrivals.put(one)
+    assert [names(several) for several in arrivals] == [["a"]]
 
 
 def test_an_empty_batch_gives_nothing() -> None:
-    assert list(Outbox(0)) == []
+    assert list(Arrivals(0)) == []

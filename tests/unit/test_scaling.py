@@ -110,6 +110,14 @@ def test_as_many_workers_as_finish_in_time(waiting: int, running: int, desired: 
     assert moment.desired_workers(TARGET_S) == desired
 
 
+def test_workers_that_are_at_work_stay_desired_when_nothing_waits() -> None:
+    busy = [worker(f"w{number}", running=(f"job_{number}",)) for number in range(3)]
+    idle, leaving = worker("w8"), worker("w9", state="draining", running=("job_9",))
+    moment = outlook([lane(running=4)], [*busy, idle, leaving])
+    assert moment.desired_workers(TARGET_S) == 3
+    assert moment.safe_to_stop(TARGET_S) == ["w8"]
+
+
 def test_never_more_workers_than_jobs() -> None:
     assert outlook([lane(waiting=2, each=10**9)]).desired_workers(TARGET_S) == 2
 
@@ -203,6 +211,7 @@ def test_more_work_never_needs_fewer_workers(moment: Outlook, target_s: float, m
         larger = Outlook(
             lanes={**moment.lanes, name: max(grown, stats, key=lambda one: (one.work, one.waiting))},
             costs=moment.costs,
+            workers=moment.workers,
         )
         if larger.lanes[name] is grown:
             assert larger.desired_workers(target_s) >= moment.desired_workers(target_s)

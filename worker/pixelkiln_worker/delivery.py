@@ -38,7 +38,7 @@ class Stored:
     pictures: int
 
 
-class Outbox:
+class Arrivals:
     """Where a batch's works arrive from several threads once they are stored, each once; None: not stored."""
 
     def __init__(self, expected: int) -> None:

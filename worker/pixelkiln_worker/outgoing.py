@@ -13,7 +13,7 @@ import structlog
 from pixelkiln_shared.errors import JobError, PixelkilnError, Unavailable
 from pixelkiln_worker import delivery
 from pixelkiln_worker.compute import Work
-from pixelkiln_worker.delivery import Outbox, Stored
+from pixelkiln_worker.delivery import Arrivals, Stored
 from pixelkiln_worker.families.contract import Outcome
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.patience import Unwanted, insist
@@ -42,13 +42,13 @@ def deliver(
         "device": shop.device.name,
         "worker": shop.worker_id,
     }
-    outbox = Outbox(len(works))
+    arrivals = Arrivals(len(works))
     for work in works:
         if isinstance(work.outcome, Outcome) and work.outcome.bare:
-            _hand_in(shop, work, common, outbox)  # sooner done than handed over
+            _hand_in(shop, work, common, arrivals)  # sooner done than handed over
         else:
-            shop.hands.submit(_hand_in, shop, work, common, outbox)
-    for stored in outbox:
+            shop.hands.submit(_hand_in, shop, work, common, arrivals)
+    for stored in arrivals:
         _publish(shop, stored)
 
 
@@ -73,12 +73,12 @@ def settle(shop: Workshop, job: HeldJob) -> None:
         job.at_boundary = True
 
 
-def _hand_in(shop: Workshop, work: Work, common: Mapping[str, Any], outbox: Outbox) -> None:
+def _hand_in(shop: Workshop, work: Work, common: Mapping[str, Any], arrivals: Arrivals) -> None:
     stored = None
     try:
         stored = _store(shop, work, common)
     finally:
-        outbox.put(stored)
+        arrivals.put(stored)
 
 
 def _store(shop: Workshop, work: Work, common: Mapping[str, Any]) -> Stored | None:
