@@ -7,6 +7,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 SOURCES := shared producer worker training bench examples tests
+SIDE_BY_SIDE := tests/unit tests/contract tests/integration/api# on all processors; the others start workers, and wait for them
 MAX_LINES := 400
 ARGS ?=
 
@@ -53,8 +54,8 @@ up: $(VENV)/.installed ## run Redis, API and a worker here until Ctrl-C
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## run the tests: unit, contract, integration, end to end and the short chaos run
-	$(PY) -m pytest --numprocesses auto --dist loadfile tests/unit $(ARGS) || [ $$? -eq 5 ] # 5: ARGS chose none here
-	$(PY) -m pytest tests/contract tests/integration tests/e2e tests/chaos $(ARGS)
+	$(PY) -m pytest --numprocesses auto --dist loadfile $(SIDE_BY_SIDE) $(ARGS) || [ $$? -eq 5 ] # 5: ARGS chose none here
+	$(PY) -m pytest tests $(SIDE_BY_SIDE:%=--ignore=%) $(ARGS)
 
 .PHONY: chaos
 chaos: $(VENV)/.installed-dev ## kill everything for half an hour and count; SEED=7 replays, JOBS=500 is shorter
