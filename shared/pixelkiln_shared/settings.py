@@ -50,7 +50,8 @@ class Settings(BaseSettings):
     max_bulk: int = Field(1_000, description="Jobs in one `POST /v1/groups`")
     url_ttl_s: int = Field(900, description="How long an artifact link is valid")
     webhook_secrets: SecretStr = Field(
-        SecretStr(""), description="`whsec_...`, one or more, comma-separated; webhooks are off without one"
+        SecretStr(""),
+        description="`whsec_...` and `ORIGIN=whsec_...`, comma-separated; webhooks are off without one",
     )
     webhook_hosts: str = Field(
         "", description="Comma-separated hosts (or host:port) told although their addresses are not public"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hmac
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from pixelkiln.fetch import Fetcher, Guard
 from pixelkiln.webhooks import delivery as delivery_module
 from pixelkiln.webhooks.delivery import Courier
-from pixelkiln.webhooks.signing import Signer, secrets_of
+from pixelkiln.webhooks.signing import read_secrets
 from pixelkiln_shared.errors import Misconfigured
 from pixelkiln_shared.jobs import TERMINAL, Status
 from pixelkiln_shared.keys import LedgerKey
@@ -67,7 +69,7 @@ def courier(
     outbox: RedisOutbox,
     *,
     schedule_s: Sequence[float] = SOON_S,
-    secrets: Sequence[str] = (NEW,),
+    secrets: str = NEW,
     timeout_s: float = 1.0,
     hosts: Sequence[str] = ("127.0.0.1",),
     body: Callable[[Delivery], str] = body_of,
@@ -76,7 +78,7 @@ def courier(
 
     async def work() -> None:
         fetcher = Fetcher(Guard(hosts), timeout_s=timeout_s)
-        one = Courier(outbox, fetcher, Signer(list(secrets)), body, schedule_s=schedule_s, poll_s=0.05)
+        one = Courier(outbox, fetcher, read_secrets(secrets), body, schedule_s=schedule_s, poll_s=0.05)
         running = asyncio.create_task(one.run())
         while not stop.is_set():
             await asyncio.sleep(0.02)
@@ -119,7 +121,9 @@ def _rests(delivery: Delivery) -> bool:
 
 
 def verified(got: Got, secret: str = NEW) -> Any:
-    return Webhook(secret).verify(got.body, got.headers)
+    """Return a message that was signed for its receiver."""
+    (own,) = read_secrets(secret).of(f"http://{got.headers['host']}")
+    return Webhook(own).verify(got.body, got.headers)
 
 
 def test_a_message_verifies_and_says_what_happened(
@@ -142,27 +146,76 @@ def test_a_forged_or_altered_message_does_not_verify(
         end(receiver.url)
         (got,) = receiver.wait_for(1)
     with pytest.raises(WebhookVerificationError):
-        Webhook(NEW).verify(got.body + b" ", got.headers)
+        verified(replace(got, body=got.body + b" "))
     with pytest.raises(WebhookVerificationError):
-        Webhook(NEW).verify(got.body, {**got.headers, "webhook-id": "msg_other"})
+        verified(replace(got, headers={**got.headers, "webhook-id": "msg_other"}))
     with pytest.raises(WebhookVerificationError):
         verified(got, OLD)
 
 
 def test_while_secrets_are_rotated_both_verify(outbox: RedisOutbox, end: Callable[..., list[str]]) -> None:
-    with receiving() as receiver, courier(outbox, secrets=secrets_of(f"{NEW}, {OLD}")):
+    with receiving() as receiver, courier(outbox, secrets=f"{NEW}, {OLD}"):
         end(receiver.url)
         (got,) = receiver.wait_for(1)
     assert verified(got, NEW) == verified(got, OLD)
     assert got.headers["webhook-signature"].count("v1,") == 2
 
 
+def test_each_receiver_has_a_secret_of_its_own(outbox: RedisOutbox, end: Callable[..., list[str]]) -> None:
+    with receiving() as one, receiving() as other, courier(outbox):
+        end(one.url)
+        end(other.url)
+        (first,), (second,) = one.wait_for(1), other.wait_for(1)
+    assert verified(first)["type"] == verified(second)["type"]
+    for stranger in (*read_secrets(NEW).of(other.url), NEW):
+        with pytest.raises(WebhookVerificationError):
+            Webhook(stranger).verify(first.body, first.headers)
+
+
+def test_a_receiver_may_bring_its_own_secrets(outbox: RedisOutbox, end: Callable[..., list[str]]) -> None:
+    with receiving() as own, receiving() as other:
+        origin = own.url.removesuffix("/hook")
+        with courier(outbox, secrets=f"{NEW},{origin}={OLD},{origin.upper()}/={NEW}"):
+            end(own.url)
+            end(other.url)
+            (got,), (derived,) = own.wait_for(1), other.wait_for(1)
+    assert Webhook(OLD).verify(got.body, got.headers) == Webhook(NEW).verify(got.body, got.headers)
+    assert got.headers["webhook-signature"].count("v1,") == 2
+    assert verified(derived)
+
+
+def test_a_receiver_is_an_origin() -> None:
+    """The secret is what other programs would derive; who was given one keeps it for ever."""
+    secrets = read_secrets(NEW)
+    expected = (
+        "whsec_"
+        + base64.b64encode(
+            hmac.digest(base64.b64decode(NEW[6:]), b"webhook-secret-1\nhttps://shop.example", "sha256")
+        ).decode()
+    )
+    same = ["https://shop.example/a", "https://SHOP.example:443/b?c=1", "https://shop.example."]
+    assert {secrets.of(url) for url in same} == {(expected,)}
+    others = ["http://shop.example/a", "https://shop.example:8443/a", "https://a.shop.example/"]
+    assert len({secrets.of(url) for url in [*others, *same]}) == 4
+
+
 def test_a_secret_that_is_none_is_refused_and_not_repeated() -> None:
-    for wrong in ("topsecret", "whsec_c2hvcnQ=", f"{NEW},whsec_???", OLD.removeprefix("whsec_")):
+    named = f"https://shop.example={OLD}"
+    for wrong in (
+        "topsecret",
+        "whsec_c2hvcnQ=",
+        f"{NEW},whsec_???",
+        OLD.removeprefix("whsec_"),
+        named,
+        f"{NEW},shop.example={OLD}",
+        f"{NEW},https://shop.example/hooks={OLD}",
+        f"{NEW},https://shop.example=whsec_c2hvcnQ=",
+    ):
         with pytest.raises(Misconfigured) as refused:
-            secrets_of(wrong)
-        assert wrong.removeprefix("whsec_") not in str(refused.value)
-    assert secrets_of(" ") == []
+            read_secrets(wrong)
+        assert wrong.rpartition("whsec_")[2] not in str(refused.value)
+    assert read_secrets(f"{NEW},{named}").named
+    assert not read_secrets(" ")
 
 
 @pytest.mark.parametrize(

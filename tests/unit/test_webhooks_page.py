@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pixelkiln.webhooks.signing import Signer
+from pixelkiln.webhooks.signing import signed_headers
 from pixelkiln_shared.ledger import outbox
 
 PAGE = (Path(__file__).parents[2] / "docs/webhooks.md").read_text("utf-8")
@@ -38,7 +38,7 @@ def received(request: pytest.FixtureRequest) -> Received:
 
 
 def sent(*secrets: str, ago: timedelta = timedelta()) -> dict[str, str]:
-    return Signer(list(secrets)).headers("msg_1", BODY, datetime.now(UTC) - ago)
+    return signed_headers(secrets, "msg_1", BODY, datetime.now(UTC) - ago)
 
 
 def test_the_shown_code_takes_what_we_send(received: Received) -> None:

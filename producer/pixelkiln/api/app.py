@@ -33,7 +33,7 @@ from pixelkiln.gallery import pages
 from pixelkiln.gallery.thumbnails import Thumbnails
 from pixelkiln.leftovers import Orphans, sweep_uploads
 from pixelkiln.producer import Producer
-from pixelkiln.webhooks.signing import secrets_of
+from pixelkiln.webhooks.signing import read_secrets
 from pixelkiln_shared.bells import CeleryBells, make_app
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.costs import Costs
@@ -61,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         Misconfigured: the storage URL, the catalogue or a webhook secret is wrong.
     """
-    secrets_of(settings.webhook_secrets.get_secret_value())
+    read_secrets(settings.webhook_secrets.get_secret_value())
     services = _services(settings)
     app = FastAPI(
         title="Pixelkiln",

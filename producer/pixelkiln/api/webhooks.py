@@ -19,7 +19,7 @@ from pixelkiln.resources import DeliveryPage, DeliveryResource
 from pixelkiln.webhooks.delivery import Courier
 from pixelkiln.webhooks.destinations import guard_of
 from pixelkiln.webhooks.messages import message, message_of_the_deleted
-from pixelkiln.webhooks.signing import Signer, secrets_of
+from pixelkiln.webhooks.signing import read_secrets
 from pixelkiln_shared.errors import NotFound
 from pixelkiln_shared.ledger.outbox import Delivery, DeliveryStatus
 
@@ -85,7 +85,7 @@ def of_group(group_id: str, request: Request, parts: Parts, caller: CurrentCalle
 def courier(services: Services) -> Courier | None:
     """Return this process's courier; None where no secret is set, for then nothing is signed and sent."""
     settings = services.settings
-    secrets = secrets_of(settings.webhook_secrets.get_secret_value())
+    secrets = read_secrets(settings.webhook_secrets.get_secret_value())
     if not secrets:
         return None
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - no binding here
@@ -101,7 +101,7 @@ def courier(services: Services) -> Courier | None:
         except NotFound:
             return message_of_the_deleted(delivery)
 
-    return Courier(services.outbox, Fetcher(guard_of(settings)), Signer(secrets), body_of)
+    return Courier(services.outbox, Fetcher(guard_of(settings)), secrets, body_of)
 
 
 def shown(delivery: Delivery, base: str) -> DeliveryResource:

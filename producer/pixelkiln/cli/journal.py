@@ -64,9 +64,16 @@ class Journal:
         self.path.write_text("", "utf-8")
         self.group, self.accepted, self.pending, self.complete = None, {}, None, False
 
-    def send(self, key: str, rows: Sequence[str], requests: list[dict[str, Any]]) -> None:
-        """Write down a chunk that is about to be sent."""
-        self._write({"pending": {"key": key, "rows": list(rows), "requests": requests, "group": self.group}})
+    def send(
+        self,
+        key: str,
+        rows: Sequence[str],
+        requests: list[dict[str, Any]],
+        webhook: dict[str, str] | None = None,
+    ) -> None:
+        """Write down a chunk that is about to be sent, and whom to tell when the whole group has ended."""
+        chunk = {"key": key, "rows": list(rows), "requests": requests, "group": self.group}
+        self._write({"pending": {**chunk, "webhook": webhook} if webhook else chunk})
 
     def answered(self, group: str, ids: Sequence[str]) -> None:
         """Write down the answer to the pending chunk."""

@@ -104,7 +104,8 @@ def generate(
     if also_segment:
         pictures = [{"job": jobs[0].id, "index": index} for index in range(fields["count"])]
         jobs += [
-            client.segment(picture, labels=fields.get("labels"), priority=priority) for picture in pictures
+            client.segment(picture, labels=fields.get("labels"), priority=priority, webhook=rest["webhook"])
+            for picture in pictures
         ]
     deliver(client, jobs, [None] * len(jobs), **waiting)
 
@@ -150,6 +151,7 @@ def segment(
     forms: str,
     priority: str | None,
     tags: tuple[tuple[str, str], ...],
+    webhook: dict[str, str] | None,
     **waiting: Any,
 ) -> None:
     """Take pictures apart. IMAGE is a file, `-` for stdin, or a picture of a job.
@@ -175,6 +177,7 @@ def segment(
         "model": model,
         "priority": priority,
         "labels": dict(tags) or None,
+        "webhook": webhook,
     }
     envelope = {name: value for name, value in envelope.items() if value is not None}
     check_folder(waiting["output"])

@@ -102,8 +102,15 @@ def wait_options(command: F) -> F:
     return click.option("--wait", "wait", is_flag=True, help="Wait until the work is done.")(command)
 
 
+def _told(_ctx: click.Context, _param: click.Parameter, url: str | None) -> dict[str, str] | None:
+    return None if url is None else {"url": url}
+
+
 def job_options(command: F) -> F:
     """Add the envelope's options."""
+    command = click.option(
+        "--webhook", metavar="URL", callback=_told, help="Tell this URL when the work has ended."
+    )(command)
     command = click.option(
         "--priority", type=click.Choice(["interactive", "standard", "bulk"]), help="Class of service."
     )(command)

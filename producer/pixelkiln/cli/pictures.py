@@ -136,7 +136,7 @@ def classify(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> No
 def _work(ctx: click.Context, kind: str, images: tuple[str, ...], given: dict[str, Any]) -> None:
     """Submit a job for each picture, then print or save what comes of them."""
     waiting = {name: given.pop(name) for name in _WAITING}
-    envelope = {"kind": kind, "model": given.pop("model"), "priority": given.pop("priority")}
+    envelope = {"kind": kind, **{name: given.pop(name) for name in ("model", "priority", "webhook")}}
     tags = dict(given.pop("tags"))
     given["options"] = {name: literal(value) for name, value in given["options"]} or None
     wanted = {name: value for name, value in given.items() if value is not None}

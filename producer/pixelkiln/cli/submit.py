@@ -54,7 +54,7 @@ def submit(
 ) -> None:
     """Submit every row of FILE (.csv, .jsonl, or `-`) as a job; prints the id of their group."""
     rows = read_rows(file, {column: field for field, column in renames})
-    batch = Batch(file, name, defaults["model"], defaults["priority"], dict(defaults["tags"]))
+    batch = Batch(file, name, **defaults)
     if dry_run:
         check(rows, batch, as_json=as_json)
         return
@@ -105,13 +105,21 @@ class Batch:
     """A file's way to the server, in chunks."""
 
     def __init__(
-        self, file: str, name: str | None, model: str | None, priority: str | None, tags: dict[str, str]
+        self,
+        file: str,
+        name: str | None,
+        *,
+        model: str | None,
+        priority: str | None,
+        tags: tuple[tuple[str, str], ...],
+        webhook: dict[str, str] | None = None,
     ) -> None:
         self._folder = Path(file).parent if file != "-" else Path()
         self._into = name if name and name.startswith("grp_") else None
         self._model = model
         self._priority = priority
-        self._tags = tags if name is None or self._into else {**tags, "group": name}
+        self._tags = dict(tags) if name is None or self._into else {**dict(tags), "group": name}
+        self._webhook = webhook
         self._warned: set[str] = set()
         self._uploads: dict[Path, dict[str, Any]] = {}
 
@@ -146,11 +154,12 @@ class Batch:
         if journal.group is None:
             journal.group = self._into
         fresh = (row for row in rows if row.key not in journal.accepted)
-        for chunk in _chunks(fresh):
+        for chunk, last in _chunks(fresh):
             requests = [self._with_pictures(client, row, self.request(row)) for row in chunk]
             from pixelkiln.client.flows import new_key
 
-            journal.send(new_key(), [row.key for row in chunk], requests)
+            told = self._webhook if last else None  # earlier, the group might be complete before its end
+            journal.send(new_key(), [row.key for row in chunk], requests, told)
             self._exchange(client, journal, chunk)
             progress.show(len(journal.accepted), len(journal.accepted), "jobs accepted")
         journal.end()
@@ -164,7 +173,10 @@ class Batch:
         while True:
             try:
                 bulk = client.submit_batch(
-                    pending["requests"], group=pending["group"], idempotency_key=pending["key"]
+                    pending["requests"],
+                    group=pending["group"],
+                    idempotency_key=pending["key"],
+                    webhook=pending.get("webhook"),
                 )
             except QueueFullError as error:  # patience is what a file of a hundred thousand rows needs
                 hint(f"{clean(error.message)}; waiting")
@@ -275,12 +287,16 @@ def fault_of(request: dict[str, Any], batch: Batch) -> str | None:
     return None
 
 
-def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _chunks(rows: Iterable[Row]) -> Iterator[tuple[list[Row], bool]]:
+    """Yield the rows in chunks, each with whether it is the last."""
     from pixelkiln.client.flows import CHUNK_ROWS
 
     iterator = iter(rows)
-    while chunk := list(islice(iterator, CHUNK_ROWS)):
-        yield chunk
+    chunk = list(islice(iterator, CHUNK_ROWS))
+    while chunk:
+        following = list(islice(iterator, CHUNK_ROWS))
+        yield chunk, not following
+        chunk = following
 
 
 COMMANDS = {"submit": submit}

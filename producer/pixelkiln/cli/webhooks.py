@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pixelkiln.cli.faults import Refused
 from pixelkiln.cli.options import connect, output_options
 from pixelkiln.cli.screen import age, clean, emit_json, table
 
@@ -23,7 +24,7 @@ def webhooks() -> None:
     epilog="Example:  pixelkiln webhooks ls -q --status failed | xargs pixelkiln webhooks redeliver"
 )
 @click.option("--status", type=click.Choice(["pending", "delivered", "failed"]), help="Only such messages.")
-@click.option("--job", help="Only messages about this job.")
+@click.option("--job", help="Only messages about this job, or about the end of this group.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
 @output_options
 @click.pass_context
@@ -56,6 +57,26 @@ def redeliver(ctx: click.Context, ids: tuple[str, ...], as_json: bool, quiet: bo
             click.echo(one.id if quiet else f"{one.id} {clean(one.status)}")
     if as_json:
         emit_json(sent)
+
+
+@webhooks.command(epilog="Example:  pixelkiln webhooks secret https://shop.example/hooks/pixelkiln")
+@click.argument("url")
+def secret(url: str) -> None:
+    """Print what the receiver at URL verifies messages with; several while secrets change.
+
+    It is made from this machine's PIXELKILN_WEBHOOK_SECRETS: no server is asked, and none gives it away.
+    """
+    from pixelkiln.fetch import AddressRefused
+    from pixelkiln.webhooks.signing import read_secrets
+    from pixelkiln_shared.settings import load
+
+    secrets = read_secrets(load().webhook_secrets.get_secret_value())
+    if not secrets:
+        raise Refused("PIXELKILN_WEBHOOK_SECRETS is not set here; ask where the API runs")
+    try:
+        click.echo("\n".join(secrets.of(url)))
+    except AddressRefused as error:
+        raise Refused(f"{url}: {error}") from error
 
 
 def _row(one: DeliveryResource) -> list[object]:

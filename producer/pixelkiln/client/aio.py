@@ -109,12 +109,11 @@ class AsyncClient:
             await asyncio.sleep(step.seconds)
             return None
         assert isinstance(step, Call)  # noqa: S101  only iterated flows emit
-        headers = headers_for(step.path, step.headers, self.url, self._key)
         return await self.http.request(
             step.method,
             step.path,
             params=step.params or None,
-            headers=headers,
+            headers=headers_for(step.path, step.headers, self.url, self._key),
             content=step.content,
             files=step.files,
         )
@@ -221,10 +220,16 @@ class AsyncClient:
         return AsyncGroup(self, await self.run(self.flows.group(bulk.group)), bulk.ids)
 
     async def submit_batch(
-        self, requests: list[dict[str, Any]], *, group: str | None = None, idempotency_key: str | None = None
+        self,
+        requests: list[dict[str, Any]],
+        *,
+        group: str | None = None,
+        idempotency_key: str | None = None,
+        webhook: Mapping[str, Any] | None = None,
     ) -> BulkResource:
         """Submit up to 1,000 envelopes in one request, into `group` or a new one: all of them or none."""
-        return await self.run(self.flows.submit_batch(requests, group=group, key=idempotency_key))
+        flow = self.flows.submit_batch(requests, group=group, key=idempotency_key, webhook=webhook)
+        return await self.run(flow)
 
     async def upload(self, image: str | Path | bytes) -> dict[str, Any]:
         """Store a picture and return the reference by which jobs name it; unused, it is kept for a day."""

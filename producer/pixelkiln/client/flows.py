@@ -302,10 +302,11 @@ class Flows:
 
     # ------------------------------------------------------------------------------------------ webhooks
 
-    def webhooks(self, job_id: str | None, status: str | None) -> Flow[None]:
-        """Emit the `DeliveryResource`s of a job, or all of them page after page, newest first."""
-        if job_id is not None:
-            page = yield from self.get(below("/v1/jobs", job_id, "webhooks"), DeliveryPage)
+    def webhooks(self, subject: str | None, status: str | None) -> Flow[None]:
+        """Emit the `DeliveryResource`s of a job or group, or all page after page, newest first."""
+        if subject is not None:
+            owners = "/v1/groups" if subject.startswith("grp_") else "/v1/jobs"
+            page = yield from self.get(below(owners, subject, "webhooks"), DeliveryPage)
             for one in page.deliveries:
                 if status in (None, one.status):
                     yield Emit(one)

@@ -13,7 +13,7 @@ import structlog
 from starlette.concurrency import run_in_threadpool
 
 from pixelkiln.fetch import AddressRefused, Answer, CallFailed, Fetcher
-from pixelkiln.webhooks.signing import Signer
+from pixelkiln.webhooks.signing import Secrets, signed_headers
 from pixelkiln_shared.errors import PixelkilnError
 from pixelkiln_shared.ledger.outbox import SCHEDULE_S, Delivery, Outbox, Word
 
@@ -48,7 +48,7 @@ class Courier:
         self,
         outbox: Outbox,
         fetcher: Fetcher,
-        signer: Signer,
+        secrets: Secrets,
         body_of: Callable[[Delivery], str],
         *,
         schedule_s: Sequence[float] = SCHEDULE_S,
@@ -56,7 +56,7 @@ class Courier:
     ) -> None:
         self._outbox = outbox
         self._fetcher = fetcher
-        self._signer = signer
+        self._secrets = secrets
         self._body_of = body_of
         self._schedule_s = schedule_s
         self._poll_s = poll_s
@@ -121,9 +121,10 @@ class Courier:
 
     async def _send(self, delivery: Delivery) -> _Outcome:
         body = await run_in_threadpool(self._body_of, delivery)
-        headers = self._signer.headers(delivery.id, body, datetime.now(UTC))
-        headers |= {"Content-Type": "application/json", "User-Agent": "Pixelkiln-Webhooks"}
         try:
+            secrets = self._secrets.of(delivery.url)
+            headers = signed_headers(secrets, delivery.id, body, datetime.now(UTC))
+            headers |= {"Content-Type": "application/json", "User-Agent": "Pixelkiln-Webhooks"}
             answer = await self._fetcher.post(delivery.url, body.encode(), headers)
         except AddressRefused:
             return _Outcome(Word.FAILED, error="not_allowed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import threading
 import time
@@ -33,8 +34,10 @@ from pixelkiln_shared.ledger.contract import Claimed, LaneOffer, Ledger
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.storage import open_storage
 from pixelkiln_shared.storage.contract import Storage
+from tests.receivers import Receiver, receiving
 
 SECRET = "a secret of these tests"
+WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"a webhook secret of these tests.").decode()
 
 
 def picture(width: int = 48, height: int = 32, form: str = "PNG", colour: str = "teal") -> bytes:
@@ -193,6 +196,19 @@ def _settings(url: str, folder: Path, **changes: Any) -> Settings:
 def api(start_api: Callable[..., Api]) -> Api:
     """An API on loopback without a key."""
     return start_api()
+
+
+@pytest.fixture
+def told(start_api: Callable[..., Api]) -> Api:
+    """An API that may tell receivers on loopback."""
+    return start_api(webhook_secrets=WEBHOOK_SECRET, webhook_hosts="127.0.0.1")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver of webhooks."""
+    with receiving() as one:
+        yield one
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import signal
@@ -16,12 +15,11 @@ from typing import Any
 import httpx2
 import pytest
 import redis
-from click.testing import CliRunner
 from standardwebhooks import Webhook
 
 from pixelkiln import Client
-from pixelkiln.cli import main
 from pixelkiln.client import flows
+from pixelkiln.webhooks.signing import read_secrets
 from pixelkiln_shared import keys
 from pixelkiln_shared.errors import Misconfigured
 from pixelkiln_shared.jobs import JobSpec, Status
@@ -30,11 +28,10 @@ from pixelkiln_shared.ledger import RedisLedger, redis_client
 from pixelkiln_shared.ledger.contract import NewJob
 from pixelkiln_shared.ledger.outbox import RedisOutbox
 from pixelkiln_shared.settings import Settings
-from tests.integration.api.conftest import Api
+from tests.integration.api.conftest import WEBHOOK_SECRET, Api
 from tests.ledger_worlds import new_job
 from tests.receivers import OK, Got, Receiver, receiving, status
 
-SECRET = "whsec_" + base64.b64encode(b"a webhook secret of these tests.").decode()
 REFUSED = [
     "http://127.0.0.1:PORT/", "http://localhost:PORT/", "http://2130706433:PORT/", "http://[::1]:PORT/",
     "http://[::ffff:127.0.0.1]:PORT/", "http://169.254.169.254/latest", "http://10.0.0.1/", "file:///etc/passwd",
@@ -42,21 +39,10 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def told(start_api: Callable[..., Api]) -> Api:
-    """An API that may tell receivers on loopback."""
-    return start_api(webhook_secrets=SECRET, webhook_hosts="127.0.0.1")
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as one:
-        yield one
-
-
 def verified(got: Got) -> dict[str, Any]:
     """Return a message whose signature is right."""
-    found: dict[str, Any] = Webhook(SECRET).verify(got.body, got.headers)
+    (secret,) = read_secrets(WEBHOOK_SECRET).of(f"http://{got.headers['host']}")
+    found: dict[str, Any] = Webhook(secret).verify(got.body, got.headers)
     return found
 
 
@@ -147,7 +133,7 @@ def test_a_pipeline_is_told_as_a_group(told: Api, receiver: Receiver) -> None:
 def test_a_url_that_leads_inside_is_refused_and_nothing_is_accepted(
     start_api: Callable[..., Api], receiver: Receiver, url: str
 ) -> None:
-    api = start_api(webhook_secrets=SECRET)
+    api = start_api(webhook_secrets=WEBHOOK_SECRET)
     here = url.replace("PORT", str(receiver.server_address[1]))
     plain = {"kind": "generate", "input": {"prompt": "a red house"}}
     hook = {"webhook": {"url": here}}
@@ -264,7 +250,7 @@ def process(redis_url: str, tmp_path: Path) -> Iterator[Callable[[], subprocess.
         "PIXELKILN_REDIS_URL": redis_url,
         "PIXELKILN_STORAGE_URL": f"file://{tmp_path}/objects",
         "PIXELKILN_PORT": "0",
-        "PIXELKILN_WEBHOOK_SECRETS": SECRET,
+        "PIXELKILN_WEBHOOK_SECRETS": WEBHOOK_SECRET,
         "PIXELKILN_WEBHOOK_HOSTS": "127.0.0.1",
     }
 
@@ -314,27 +300,6 @@ def _end_leases(client: redis.Redis) -> None:
     """Let the time of killed couriers pass at once."""
     for name in client.zrange(keys.LedgerKey.ALOFT, 0, -1):
         client.zadd(keys.LedgerKey.ALOFT, {str(name): 0})
-
-
-def test_the_command_line_lists_messages_and_sends_them_again(
-    told: Api, quiet_server: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PIXELKILN_URL", told.url)
-    with receiving(status(410), OK) as receiver:
-        job = told.submit(webhook={"url": receiver.url})["id"]
-        told.http.post(f"/v1/jobs/{job}/cancel")
-        failed = ended(told, f"/v1/jobs/{job}/webhooks")
-        shown = CliRunner().invoke(main, ["webhooks", "ls", "--status", "failed"])
-        assert shown.exit_code == 0, shown.output
-        assert failed["id"] in shown.stdout
-        assert "410 gone" in shown.stdout
-        ids = CliRunner().invoke(main, ["webhooks", "ls", "-q", "--job", job]).stdout.split()
-        assert ids == [failed["id"]]
-        again = CliRunner().invoke(main, ["webhooks", "redeliver", *ids])
-        assert again.stdout.split() == [failed["id"], "pending"]
-        receiver.wait_for(2)
-    unknown = CliRunner().invoke(main, ["webhooks", "redeliver", "msg_1"])
-    assert unknown.exit_code == 1
 
 
 def test_the_client_reads_every_page(told: Api, receiver: Receiver) -> None:
