@@ -87,8 +87,10 @@ class LedgerKey(StrEnum):
     ALOFT_TO = (
         "pk:aloft_to"  # hash receiver -> count, while they are tried: a slow receiver holds few couriers
     )
-    FAILING = "pk:failing:"  # + receiver, string, FAILING_S or until it answers: since when it does not
-    GONE = "pk:gone:"  # + hash of tenant and URL, string, GONE_S: it answered 410
+    FAILING = (
+        "pk:failing"  # zset receiver by since when, FAILING_S or until it takes one: who does not answer
+    )
+    GONE = "pk:gone"  # zset hash of tenant and URL by its end, GONE_S: what answered 410
 
     EVENTS = "pk:events:"  # + shard, stream of about EVENTS_KEPT entries: history for Last-Event-ID
 

@@ -40,6 +40,7 @@ from pixelkiln_shared.costs import Costs
 from pixelkiln_shared.errors import PixelkilnError
 from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import check_writes, open_ledger, redis_client
+from pixelkiln_shared.ledger.leases import count_leases
 from pixelkiln_shared.ledger.outbox import RedisOutbox
 from pixelkiln_shared.previews import Previews
 from pixelkiln_shared.settings import Settings
@@ -110,6 +111,7 @@ def _services(settings: Settings) -> Services:
         watcher=Watcher(settings, ledger),
         thumbnails=Thumbnails(storage),
         outbox=RedisOutbox(client),
+        leases=lambda: count_leases(client),
         previews=Previews(client),
         probe=Probe(
             lambda: check_writes(client),

@@ -21,7 +21,8 @@ from pixelkiln.api.services import Services
 from pixelkiln_shared.fleet import Histogram, State, WorkerInfo
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.ledger.contract import LaneStats
-from pixelkiln_shared.ledger.outbox import DeliveryStatus
+from pixelkiln_shared.ledger.leases import OVERDUE_S, LeaseCount
+from pixelkiln_shared.ledger.outbox import DeliveryStatus, OutboxState
 
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -48,7 +49,8 @@ class _All(Collector):
         yield from of_lanes(ledger.lanes())
         yield from of_outlook(self._parts.outlooks.fresh(), self._parts.settings.scale_target_s)
         yield from of_jobs(ledger.counts(self._tenant))
-        yield from of_messages(self._parts.outbox.counts(self._tenant))
+        yield from of_leases(self._parts.leases())
+        yield from of_messages(self._parts.outbox.counts(self._tenant), self._parts.outbox.state())
         yield from of_fleet(self._parts.fleet.workers())
 
 
@@ -74,12 +76,29 @@ def of_jobs(counts: Mapping[Status, int]) -> Iterator[Metric]:
     yield jobs
 
 
-def of_messages(counts: Mapping[DeliveryStatus, int]) -> Iterator[Metric]:
-    """Yield how many messages to receivers are in each state, as long as they are listed."""
+def of_leases(leases: LeaseCount) -> Iterator[Metric]:
+    """Yield how many jobs nobody takes back although their lease is over."""
+    yield GaugeMetricFamily(
+        "pixelkiln_leases_overdue",
+        f"Jobs whose lease ended {OVERDUE_S:.0f} s ago or more and that nobody took back",
+        value=leases.overdue,
+    )
+
+
+def of_messages(counts: Mapping[DeliveryStatus, int], state: OutboxState) -> Iterator[Metric]:
+    """Yield how many messages to receivers are in each state, as long as they are listed, and who fails."""
     messages = GaugeMetricFamily("pixelkiln_webhooks", "Messages to receivers", labels=["status"])
     for status in DeliveryStatus:
         messages.add_metric([status], counts[status])
-    yield messages
+    receivers = GaugeMetricFamily(
+        "pixelkiln_webhook_receivers", "Receivers that failed, URLs that want no more", labels=["state"]
+    )
+    receivers.add_metric(["failing"], state.failing)
+    receivers.add_metric(["gone"], state.gone)
+    late = GaugeMetricFamily(
+        "pixelkiln_webhooks_late_seconds", "For how long the next message is due", value=state.late_s
+    )
+    yield from (messages, receivers, late)
 
 
 def of_fleet(workers: Sequence[WorkerInfo]) -> Iterator[Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from pixelkiln.scaling import Outlook
 from pixelkiln_shared.costs import Costs
 from pixelkiln_shared.fleet import Fleet, WorkerInfo, served_lanes
 from pixelkiln_shared.ledger.contract import Ledger
+from pixelkiln_shared.ledger.leases import LeaseCount
 from pixelkiln_shared.ledger.outbox import RedisOutbox
 from pixelkiln_shared.previews import Previews
 from pixelkiln_shared.settings import Settings
@@ -83,6 +85,7 @@ class Services:
     watcher: Watcher
     probe: Probe
     outbox: RedisOutbox
+    leases: Callable[[], LeaseCount]
     previews: Previews
     thumbnails: Thumbnails
     secret: bytes = field(repr=False)

@@ -19,8 +19,8 @@ State = Literal["ok", "warn", "fail"]
 CLOCK_WARN_S = 2.0  # times of manifests and links are off by so much
 CLOCK_FAIL_S = 300.0  # S3 refuses signatures a quarter of an hour old: not far from that
 FULL_WARN = 0.9  # of `maxmemory`
-OVERDUE_S = 15.0  # three sweeps: a lease that nobody took back by then is nobody's
-BELL_S = 15.0  # as long: a lane with old work and no bell
+BELL_S = 15.0  # three sweeps: a lane with old work and no bell
+LATE_S = 60.0  # couriers look twice a second: a message due for so long has none
 ORPHAN_ROUNDS = 20  # nine days and 22,000 objects at least, a few seconds of an S3 server
 
 
@@ -62,6 +62,7 @@ def backstage_findings() -> Iterator[Finding]:
         stored = yield from _noting(guarded("storage", lambda: _storage(settings)))
         if answers:
             yield from guarded("ledger", lambda: _ledger(client, ledger))
+            yield from guarded("webhooks", lambda: _webhooks(client))
         if answers and stored:
             yield from guarded("storage", lambda: _orphans(settings, ledger))
     finally:
@@ -176,20 +177,17 @@ def _ledger(client: redis.Redis, ledger: RedisLedger) -> Iterator[Finding]:
     from pixelkiln_shared.bells import CAP, queue_key
     from pixelkiln_shared.keys import LedgerKey
     from pixelkiln_shared.ledger import redis_errors
+    from pixelkiln_shared.ledger.leases import count_leases
 
-    lanes = ledger.lanes()
+    lanes, leases = ledger.lanes(), count_leases(client)
     with redis_errors():
-        seconds, _ = client.time()
-        held = client.zcard(LedgerKey.LEASES)
-        late = f"({(seconds - OVERDUE_S) * 1_000:.0f}"
-        overdue = client.zcount(LedgerKey.LEASES, "-inf", late)
         bells = {lane.lane: client.llen(queue_key(lane.lane)) for lane in lanes}
         dead = client.zcard(LedgerKey.DEAD)
-    if overdue:
-        detail = f"{overdue} of {held} leases are over and nobody took the jobs back: run an API or a worker"
-        yield Finding("leases", "fail", detail)
+    if leases.overdue:
+        detail = f"{leases.overdue} of {leases.held} leases are over and nobody took the jobs back"
+        yield Finding("leases", "fail", f"{detail}: run an API or a worker")
     else:
-        yield Finding("leases", "ok", f"{held} jobs run, none overdue")
+        yield Finding("leases", "ok", f"{leases.held} jobs run, none overdue")
     for lane in lanes:
         missing = min(lane.waiting, CAP) - bells[lane.lane]
         if lane.waiting and not bells[lane.lane] and not lane.running and lane.oldest_s > BELL_S:
@@ -200,6 +198,33 @@ def _ledger(client: redis.Redis, ledger: RedisLedger) -> Iterator[Finding]:
             yield Finding("bells", "ok", f"{lane.lane}: {lane.waiting} wait, {bells[lane.lane]} bells{more}")
     if dead:
         yield Finding("jobs", "warn", f"{dead} killed three workers each; `pixelkiln ls --status failed`")
+
+
+def _webhooks(client: redis.Redis) -> Iterator[Finding]:
+    from pixelkiln_shared.ledger.outbox import DeliveryStatus, RedisOutbox
+
+    outbox = RedisOutbox(client)
+    counts, state = outbox.counts("default"), outbox.state()
+    if not any(counts.values()) and not state.failing and not state.gone:
+        return
+    waiting, failed = counts[DeliveryStatus.PENDING], counts[DeliveryStatus.FAILED]
+    yield Finding(
+        "webhooks", "ok", f"{waiting} messages wait, {counts[DeliveryStatus.DELIVERED]} were delivered"
+    )
+    if state.late_s > LATE_S:
+        late = f"a message has been due for {state.late_s:.0f} s and nobody sends it"
+        yield Finding("webhooks", "warn", f"{late}: run an API with PIXELKILN_WEBHOOK_SECRETS")
+    if state.failing:
+        yield Finding(
+            "webhooks", "warn", f"{state.failing} receivers took nothing the last time they were called"
+        )
+    if state.gone:
+        yield Finding(
+            "webhooks", "warn", f"{state.gone} URLs want no more (410) and are left alone for a day"
+        )
+    if failed:
+        look = "`pixelkiln webhooks ls --status failed`, and `redeliver` once they can be taken"
+        yield Finding("webhooks", "warn", f"{failed} messages were given up: {look}")
 
 
 # ------------------------------------------------------------------------------------------------- storage

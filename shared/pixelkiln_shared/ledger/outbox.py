@@ -80,6 +80,19 @@ class DeliveryPage:
     after: int | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutboxState:
+    """How receivers do, of all tenants.
+
+    `failing` receivers (origins) failed the last time; `gone` URLs answered 410 and are left alone for a day;
+    `late_s` is for how long the next message is due: more than seconds means that no courier is at work.
+    """
+
+    failing: int
+    gone: int
+    late_s: float
+
+
 class Outbox(Protocol):
     """The moves. Every one raises `RedisUnavailable` when Redis does not answer."""
 
@@ -137,6 +150,10 @@ class Outbox(Protocol):
 
     def counts(self, tenant: str) -> Mapping[DeliveryStatus, int]:
         """Return how many deliveries a tenant has in each state."""
+        ...
+
+    def state(self) -> OutboxState:
+        """Return how receivers do; a few steps of Redis, however many there are."""
         ...
 
 
@@ -239,6 +256,12 @@ class RedisOutbox:
             pipeline.zcard(f"{LedgerKey.DELIVERIES}{tenant}:{status}")
         with redis_errors():
             return dict(zip(DeliveryStatus, pipeline.execute(), strict=True))
+
+    def state(self) -> OutboxState:
+        """Return how receivers do."""
+        with redis_errors():
+            failing, gone, late_ms = self._scripts.run("post_state")
+        return OutboxState(failing=failing, gone=gone, late_s=late_ms / 1_000)
 
 
 def delivery_id(subject: str, number: int) -> str:

@@ -21,7 +21,9 @@ MAX_SPARED = 2  # lapses of one job that a pause of Redis may excuse
 
 _MOVES = ("queue", "outbox", "ending")
 _QUESTIONS = dict.fromkeys(("get", "list", "count"), ("reading",))
-_OF_THE_OUTBOX = dict.fromkeys(("post_claim", "post_settle", "post_again", "post_list"), ("outbox",))
+_OF_THE_OUTBOX = dict.fromkeys(
+    ("post_claim", "post_settle", "post_again", "post_list", "post_state"), ("outbox",)
+)
 
 
 def lua_file(name: str) -> str:

@@ -18,6 +18,7 @@ from pixelkiln_shared.ledger.outbox import (
     Delivery,
     DeliveryPage,
     DeliveryStatus,
+    OutboxState,
     Word,
     delivery_id,
     missing,
@@ -168,6 +169,16 @@ class MemoryOutbox:
         """Return how many deliveries a tenant has in each state."""
         mine = [one.shown.status for one in self._letters.values() if one.shown.tenant == tenant]
         return {status: mine.count(status) for status in DeliveryStatus}
+
+    def state(self) -> OutboxState:
+        """Return how receivers do."""
+        now = self._clock()
+        due = [one.shown.due_at or now for one in self._waiting()]
+        return OutboxState(
+            failing=sum(map(self._is_failing, self._failing)),
+            gone=sum(until > now for until in self._gone.values()),
+            late_s=max(0.0, now - min(due, default=now)),
+        )
 
     def _waiting(self, receiver: str | None = None) -> Sequence[_Letter]:
         waiting = [

@@ -15,8 +15,11 @@ import pytest
 from pixelkiln.cli.backstage import _clock
 from pixelkiln_shared import keys
 from pixelkiln_shared.bells import queue_key
+from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.keys import LedgerKey, id_time
+from pixelkiln_shared.ledger.outbox import RedisOutbox, Word
 from tests.integration.api.conftest import Api
+from tests.ledger_worlds import new_job
 
 LANE = "generate.toyworld"
 
@@ -106,6 +109,7 @@ def test_leases_that_nobody_takes_back_are_wrong(api: Api, ask) -> None:
     api.redis.zadd(LedgerKey.LEASES, {api.redis.zrange(LedgerKey.LEASES, 0, 0)[0]: 1_000})
     code, findings = ask()
     assert (code, said(findings, "1 of 1 leases are over")) == (1, "fail")
+    assert "pixelkiln_leases_overdue 1.0" in api.http.get("/metrics").text
 
 
 def test_old_work_without_a_bell_is_told(api: Api, ask) -> None:
@@ -179,3 +183,32 @@ def test_a_clock_that_differs_from_redis_is_told(ahead_s: float, state: str, wor
 
 def test_this_machine_and_its_redis_agree(ask) -> None:
     assert said(ask()[1], "this machine is 0.") == "ok"
+
+
+def test_receivers_and_messages_that_fail_are_told(api: Api, ask) -> None:
+    assert not [finding for finding in ask()[1] if finding["check"] == "webhooks"]
+    urls = ["http://a.example/", "http://b.example/", "http://c.example/"]
+    jobs = [new_job(webhook=url, notify=(Status.CANCELED,), tenant="default") for url in urls]
+    api.ledger.submit(jobs)
+    for job in jobs:
+        api.ledger.cancel(job.id)
+    outbox = RedisOutbox(api.redis)
+    words = {urls[0]: Word.FAILED, urls[1]: Word.GONE}
+    for delivery in outbox.claim(10):
+        if word := words.get(delivery.url):
+            outbox.settle(delivery, word, response=410, error="status")
+    for name in api.redis.zrange(LedgerKey.RECEIVERS, 0, -1):
+        api.redis.zadd(LedgerKey.RECEIVERS, {name: 1_000})
+    code, findings = ask()
+    assert code == 0
+    assert said(findings, "2 messages wait, 0 were delivered") == "ok"
+    assert said(findings, "1 receivers took nothing") == "warn"
+    assert said(findings, "1 URLs want no more (410)") == "warn"
+    assert said(findings, "1 messages were given up") == "warn"
+    assert said(findings, "run an API with PIXELKILN_WEBHOOK_SECRETS") == "warn"
+    text = api.http.get("/metrics").text
+    assert 'pixelkiln_webhook_receivers{state="failing"} 1.0' in text
+    assert 'pixelkiln_webhook_receivers{state="gone"} 1.0' in text
+    assert 'pixelkiln_webhooks{status="failed"} 1.0' in text
+    (late,) = [line for line in text.splitlines() if line.startswith("pixelkiln_webhooks_late_seconds ")]
+    assert float(late.split()[1]) > 60

@@ -8,13 +8,18 @@ local function receiver_of(url)
   return redis.sha1hex(string.lower(string.match(url, "^%a+://[^/?#]*") or url))
 end
 
-local function gone_key(tenant, url)
-  return K.gone .. redis.sha1hex(tenant .. "\n" .. url)
+local function address_of(tenant, url)
+  return redis.sha1hex(tenant .. "\n" .. url)
+end
+
+-- Whether a receiver failed the last time, and took nothing since.
+local function fails(receiver)
+  return tonumber(call("ZSCORE", K.failing, receiver) or 0) > now - FAILING_S * 1000
 end
 
 -- How many couriers may be with a receiver at once; one that fails keeps a single one waiting.
 local function room(receiver, most)
-  if call("EXISTS", K.failing .. receiver) == 1 then most = 1 end
+  if fails(receiver) then most = 1 end
   return most - (call("HGET", K.aloft_to, receiver) or 0)
 end
 

@@ -2,7 +2,7 @@
 local id = ARGV[1]
 local of = call("HMGET", K.delivery .. id, "status", "receiver", "tenant", "url", "sequence")
 if not of[1] then return false end
-call("DEL", gone_key(of[3], of[4]))
+call("ZREM", K.gone, address_of(of[3], of[4]))
 call("HSET", K.delivery .. id, "since", now, "status", "pending")
 if of[1] ~= "pending" then
   call("ZREM", K.deliveries .. of[3] .. ":" .. of[1], id)

@@ -8,6 +8,9 @@ for _, id in ipairs(call("ZRANGEBYSCORE", K.outdated, "-inf", now, "LIMIT", 0, 1
   call("ZREM", K.outdated, id)
 end
 
+call("ZREMRANGEBYSCORE", K.gone, "-inf", now)
+call("ZREMRANGEBYSCORE", K.failing, "-inf", now - FAILING_S * 1000)
+
 -- Whose courier was killed is tried again.
 for _, id in ipairs(call("ZRANGEBYSCORE", K.aloft, "-inf", now, "LIMIT", 0, 100)) do
   local receiver = call("HGET", K.delivery .. id, "receiver")
@@ -23,7 +26,7 @@ local function take(receiver, id)
   call("ZREM", K.mailbox .. receiver, id)
   local of = call("HMGET", K.delivery .. id, "tenant", "url")
   if not of[1] then return nil end -- a hand deleted it
-  if tonumber(call("GET", gone_key(of[1], of[2])) or 0) > now then return close(id, "failed", "", "gone") end
+  if tonumber(call("ZSCORE", K.gone, address_of(of[1], of[2])) or 0) > now then return close(id, "failed", "", "gone") end
   call("HINCRBY", K.delivery .. id, "attempts", 1)
   call("HSET", K.delivery .. id, "attempted_at", now)
   call("HDEL", K.delivery .. id, "due_at")

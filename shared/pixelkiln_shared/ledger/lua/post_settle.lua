@@ -38,7 +38,8 @@ end
 
 local status = word == "delivered" and "delivered" or "failed"
 if word == "failed" then
-  local absent = not call("SET", K.failing .. receiver, string.format("%.0f", now), "NX", "EX", FAILING_S)
+  local absent = fails(receiver)
+  if not absent then call("ZADD", K.failing, now, receiver) end
   local due = next_try(absent)
   if due then
     status = "pending"
@@ -48,11 +49,9 @@ if word == "failed" then
     close(id, status, response, fault)
   end
 else
-  call("DEL", K.failing .. receiver)
+  call("ZREM", K.failing, receiver)
   close(id, status, response, fault)
-  if word == "gone" then
-    call("SET", gone_key(of[4], of[5]), string.format("%.0f", now + GONE_S * 1000), "EX", GONE_S)
-  end
+  if word == "gone" then call("ZADD", K.gone, now + GONE_S * 1000, address_of(of[4], of[5])) end
   hurry_the_others()
 end
 line_up(receiver)
