@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from pydantic import SecretStr
 
 from pixelkiln.api.app import create_app
 from pixelkiln.api.lane_metrics import of_outlook
-from pixelkiln.api.metrics import of_fleet, of_jobs, of_lanes
+from pixelkiln.api.metrics import of_fleet, of_jobs, of_lanes, of_leases, of_messages
 from pixelkiln.cli import main
 from pixelkiln.scaling import Outlook
 from pixelkiln_shared.catalogue import Catalogue
+from pixelkiln_shared.ledger.leases import LeaseCount
+from pixelkiln_shared.ledger.outbox import OutboxState
 from pixelkiln_shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -148,6 +151,8 @@ def test_every_model_is_documented() -> None:
 
 def test_every_metric_of_the_documents_is_told() -> None:
     families = [*of_lanes(()), *of_jobs({}), *of_fleet(()), *of_outlook(Outlook(), 60)]
+    families += of_leases(LeaseCount(held=0, overdue=0))
+    families += of_messages(Counter(), OutboxState(failing=0, gone=0, late_s=0))
     ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
     told = {f"{family.name}{end}" for family in families for end in ends.get(family.type, ("",))}
     text = (ROOT / "docs/operations.md").read_text("utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 from pixelkiln.resources import ArtifactResource, JobResource
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.kinds import INPUTS, PICTURE_FIELDS, Kind, Role
+from pixelkiln_shared.ledger.outbox import Delivery
 
 MOSAIC = 4  # pictures on one card
 PICTURES = frozenset({Role.IMAGE, Role.OVERLAY, Role.CUTOUT, Role.MASK, Role.PREVIEW})
@@ -165,6 +166,14 @@ def soon(moment: datetime) -> str:
         if seconds >= 0.92 * size:  # 55 s are about a minute, not about 60 s
             return f"in about {round(seconds / size)} {name}"
     return f"in about {round(seconds / 10) * 10} s"
+
+
+def tries(message: Delivery) -> str:
+    """Return how often a receiver was told, what it answered last, and when it is told again."""
+    times = f"{message.attempts} {'try' if message.attempts == 1 else 'tries'}"
+    last = " ".join(str(part) for part in (message.response, message.error) if part is not None)
+    coming = f"next {soon(datetime.fromtimestamp(message.due_at, UTC))}" if message.due_at else ""
+    return ", ".join(part for part in (times, last and f"last answer: {last}", coming) if part)
 
 
 def span(milliseconds: float | None) -> str:

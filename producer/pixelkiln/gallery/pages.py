@@ -26,6 +26,7 @@ from pixelkiln_shared.jobs import Artifact, Status
 from pixelkiln_shared.kinds import INPUTS, Kind, Role
 
 PAGE = 36
+MESSAGES = 5  # the newest to receivers on a job's page; all are in the API
 STATIC = Path(__file__).with_name("static")
 
 _POLICY = (
@@ -44,7 +45,8 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.globals.update(Role=Role, Status=Status, Kind=Kind, address=cards.address, caption=cards.caption)
+_templates.globals.update(Role=Role, Status=Status, Kind=Kind)
+_templates.globals.update(address=cards.address, caption=cards.caption, tries=cards.tries)
 
 router = APIRouter(include_in_schema=False)
 
@@ -129,6 +131,7 @@ def job(job_id: str, request: Request, parts: Parts, caller: CurrentCaller) -> R
         parameters=cards.parameters(found.input),
         timeline=cards.timeline(found),
         stalled=cards.stalled(found),
+        messages=parts.outbox.of(record.id)[:MESSAGES],
         snippets=snippets(found, views.base, parts.producer.catalogue, closed=parts.gate.closed),
         **frame(parts),
     )

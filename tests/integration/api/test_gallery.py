@@ -13,6 +13,8 @@ from pixelkiln_shared import keys
 from pixelkiln_shared.jobs import Result
 from pixelkiln_shared.kinds import Role
 from tests.integration.api.conftest import Api, picture
+from tests.integration.api.test_api_webhooks import ended
+from tests.receivers import OK, receiving, status
 
 KEY = "correct-horse-battery-staple"
 HTML = {"Accept": "text/html"}
@@ -218,3 +220,22 @@ def test_the_key_is_never_part_of_a_page(locked: Api) -> None:
     page = locked.http.get(f"/jobs/{job_id}").text
     assert KEY not in page
     assert "$PIXELKILN_API_KEY" in page
+
+
+def test_a_job_page_shows_whom_it_told_and_offers_to_send_it_again(told: Api) -> None:
+    with receiving(status(410), OK) as receiver:
+        job_id = told.submit(webhook={"url": f"{receiver.url}?order=<b>"})["id"]
+        assert "Webhooks" not in told.http.get(f"/jobs/{job_id}").text
+        told.http.post(f"/v1/jobs/{job_id}/cancel")
+        for answer, shown in (
+            ("1 try, last answer: 410 gone", "failed"),
+            ("2 tries, last answer: 200", "delivered"),
+        ):
+            ended(told, f"/v1/jobs/{job_id}/webhooks")
+            text = told.http.get(f"/jobs/{job_id}").text
+            assert f"{receiver.url}?order=&lt;b&gt;" in text
+            assert answer in text
+            assert f'<li class="{shown}">' in text
+            again = re.search(r'data-post="(/v1/webhooks/[^"]*)"', text)
+            assert again is not None
+            told.http.post(again[1])
