@@ -29,11 +29,15 @@ _GROUP = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scope:
-    """Which jobs: of one tenant, made on days between two (UTC, both included)."""
+    """Which jobs: of one tenant or (None) all, made on days between two (UTC, both included).
 
-    tenant: str = "default"
+    Those whose records would have expired by now are left out, unless `expired` asks for them too.
+    """
+
+    tenant: str | None = None
     since: date | None = None
     until: date | None = None
+    expired: bool = False
 
 
 @dataclass(slots=True)
@@ -43,6 +47,7 @@ class Tally:
     objects: int = 0  # looked at
     restored: int = 0  # written, or in a dry run: would be
     known: int = 0  # the ledger has a record, which stays as it is
+    expired: int = 0  # finished, but its record would have been forgotten by now
     unfinished: int = 0  # only inputs: canceled, failed, or never begun
     broken: int = 0  # a manifest that cannot be read or names another job
     other_version: int = 0  # written by a newer version
@@ -67,7 +72,20 @@ class _Found:
     objects: list[StoredObject]
 
 
-Verdict = Record | str  # the record, or the name of the count that it goes to
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A job to be restored. `retention_s` is how long it asked to be kept after its end."""
+
+    record: Record
+    retention_s: int | None
+
+    def expires_at(self, default_s: int) -> float:
+        """Return when its record is forgotten, in Unix seconds, where `default_s` is the usual time."""
+        kept_s = default_s if self.retention_s is None else self.retention_s
+        return (self.record.completed_at or self.record.created_at) + kept_s
+
+
+Verdict = Finished | str  # the job, or the name of the count that it goes to
 
 
 def restore(
@@ -75,14 +93,18 @@ def restore(
     ledger: RestoringLedger,
     scope: Scope,
     *,
+    retention_s: int,
     dry_run: bool = False,
     progress: Callable[[Tally, str], None] = lambda tally, day: None,
 ) -> Tally:
     """Write a record for each finished job of the scope that the ledger does not know.
 
-    One listing, in the order of time, a few hundred jobs in memory at once. May be stopped and begun again.
+    Tenant after tenant, in the order of time, a few hundred jobs in memory at once. May be stopped and begun
+    again. A restored record is forgotten when it would have been, or, restored although it had expired, after
+    a full retention from now.
 
     Args:
+        retention_s: how long the records of jobs live that did not say.
         progress: called now and then with the counts so far and the day reached (`yyyy/mm/dd`).
 
     Raises:
@@ -90,33 +112,64 @@ def restore(
     """
     tally = Tally()
     with ThreadPoolExecutor(READERS) as readers:
-        found = _jobs(storage, scope, tally)
-        while jobs := list(islice(found, RESTORE_CHUNK)):
-            _restore(jobs, storage, ledger, scope.tenant, tally, readers, dry_run=dry_run)
-            progress(tally, keys.id_time(jobs[-1].id).strftime("%Y/%m/%d"))
+        for tenant in [scope.tenant] if scope.tenant is not None else tenants_of(storage):
+            found = _jobs(storage, tenant, scope, tally)
+            while jobs := list(islice(found, RESTORE_CHUNK)):
+                finished = _unknown(jobs, storage, ledger, tenant, tally, readers)
+                _write(finished, ledger, scope, tally, retention_s, dry_run=dry_run)
+                progress(tally, keys.id_time(jobs[-1].id).strftime("%Y/%m/%d"))
     return tally
 
 
-def _restore(
+def tenants_of(storage: Storage) -> Iterator[str]:
+    """Yield the first parts of all keys, with one short listing each: a tenant's objects begin with its name.
+
+    Some are no tenants: whatever else lies in the bucket has no days with jobs.
+    """
+    after = ""
+    while (first := next(storage.list("", after=after), None)) is not None:
+        name, slash, _ = first.key.partition("/")
+        if slash:
+            yield name
+        after = f"{name}0" if slash else first.key  # behind all that begins with `name/`
+
+
+def _unknown(
     jobs: Sequence[_Found],
     storage: Storage,
     ledger: RestoringLedger,
     tenant: str,
     tally: Tally,
     readers: Executor,
-    *,
-    dry_run: bool,
-) -> None:
+) -> list[Finished]:
+    """Read what finished of the jobs that the ledger does not know."""
     known = ledger.get_many([job.id for job in jobs])
     unknown = [job for job, record in zip(jobs, known, strict=True) if record is None]
     tally.known += len(jobs) - len(unknown)
-    records = []
+    finished = []
     for verdict in readers.map(lambda job: judge(storage, tenant, job.id, job.objects), unknown):
-        if isinstance(verdict, Record):
-            records.append(verdict)
+        if isinstance(verdict, Finished):
+            finished.append(verdict)
         else:
             setattr(tally, verdict, getattr(tally, verdict) + 1)
-    written = sum(ledger.restore(records)) if records and not dry_run else len(records)
+    return finished
+
+
+def _write(
+    finished: Sequence[Finished],
+    ledger: RestoringLedger,
+    scope: Scope,
+    tally: Tally,
+    retention_s: int,
+    *,
+    dry_run: bool,
+) -> None:
+    now = datetime.now(UTC).timestamp()
+    ends = {one.record.id: one.expires_at(retention_s) for one in finished}
+    alive = {job_id: at for job_id, at in ends.items() if at > now}
+    records = [one.record for one in finished if scope.expired or one.record.id in alive]
+    tally.expired += len(finished) - len(records)
+    written = sum(ledger.restore(records, alive)) if records and not dry_run else len(records)
     tally.restored += written
     tally.known += len(records) - written
 
@@ -124,19 +177,19 @@ def _restore(
 # ------------------------------------------------------------------------------------------------- listing
 
 
-def _jobs(storage: Storage, scope: Scope, tally: Tally) -> Iterator[_Found]:
-    """Yield the jobs of the scope with their objects, oldest first."""
-    listed = _listed(storage, scope, tally)
-    for job_id, objects in groupby(listed, key=lambda stored: _job_of(stored.key, scope.tenant)):
+def _jobs(storage: Storage, tenant: str, scope: Scope, tally: Tally) -> Iterator[_Found]:
+    """Yield a tenant's jobs of the scope with their objects, oldest first."""
+    listed = _listed(storage, tenant, scope, tally)
+    for job_id, objects in groupby(listed, key=lambda stored: _job_of(stored.key, tenant)):
         if job_id is None:
             tally.foreign += sum(1 for _ in objects)
         else:
             yield _Found(job_id, list(objects))
 
 
-def _listed(storage: Storage, scope: Scope, tally: Tally) -> Iterator[StoredObject]:
+def _listed(storage: Storage, tenant: str, scope: Scope, tally: Tally) -> Iterator[StoredObject]:
     """Yield the objects in the folders of days: keys sort by day, and uploads and embeddings behind them."""
-    root = f"{scope.tenant}/"
+    root = f"{tenant}/"
     after = f"{root}{scope.since:%Y/%m/%d}" if scope.since else ""
     for stored in storage.list(root, after=after):
         inside = stored.key.removeprefix(root)
@@ -166,7 +219,7 @@ def _job_of(key: str, tenant: str) -> str | None:
 
 
 def judge(storage: Storage, tenant: str, job_id: str, objects: Sequence[StoredObject]) -> Verdict:
-    """Return the record of the newest attempt that is whole, or why there is none (a count of `Tally`).
+    """Return the job by the newest attempt that is whole, or why there is none (a count of `Tally`).
 
     Raises:
         StorageUnavailable: the store does not answer.
@@ -181,7 +234,7 @@ def judge(storage: Storage, tenant: str, job_id: str, objects: Sequence[StoredOb
     reasons = []
     for _, stored in sorted(manifests.items(), reverse=True):
         verdict = _judge_attempt(storage, stored, sizes)
-        if isinstance(verdict, Record):
+        if isinstance(verdict, Finished):
             return verdict
         reasons.append(verdict)
     return reasons[0] if reasons else "unfinished"
@@ -197,7 +250,7 @@ def _judge_attempt(storage: Storage, stored: StoredObject, sizes: dict[str, int]
             return "broken"
         if any(sizes.get(manifest.prefix + file.name) != file.size_bytes for file in manifest.files):
             return "incomplete"
-        return _record(manifest, data, stored.modified_at)
+        return Finished(_record(manifest, data, stored.modified_at), manifest.job.retention_s)
     except OtherVersion:
         return "other_version"
     except NotFound:

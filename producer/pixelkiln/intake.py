@@ -246,6 +246,7 @@ def _prepared(
         group=group,
         deterministic=request.deterministic,
         run_timeout_s=request.run_timeout_s,
+        retention_s=request.retention_s,
         warnings=warnings,
     )
     job = NewJob(

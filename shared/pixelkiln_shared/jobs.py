@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pixelkiln_shared.kinds import INPUTS, Kind, Role, Strict
 
 SPEC_VERSION = 1
+MAX_RETENTION_S = 365 * 86_400
 MAX_URL = 2_000  # characters of a webhook's address
 WORK_OF_A_ROW = 1_000  # so that work is a whole number: the ledger adds it up without rounding
 
@@ -102,7 +103,7 @@ class JobRequest(Strict):
     )
     run_timeout_s: float = Field(default=600, gt=0, le=86_400)
     retention_s: int | None = Field(
-        default=None, ge=60, le=365 * 86_400, description="How long the finished record lives"
+        default=None, ge=60, le=MAX_RETENTION_S, description="How long the finished record lives"
     )
     webhook: JobWebhook | None = Field(default=None, description="Whom to tell when it has ended")
 
@@ -127,6 +128,7 @@ class JobSpec(BaseModel):
     group: str | None = None
     deterministic: bool = False
     run_timeout_s: float = 600
+    retention_s: int | None = Field(default=None, ge=0, le=MAX_RETENTION_S)
     warnings: list[dict[str, str]] = []
 
     def compact(self) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pixelkiln.history import Scope, Tally, restore
+from pixelkiln import history
+from pixelkiln.history import Scope, Tally
 from pixelkiln_shared import keys
 from pixelkiln_shared.errors import NotFound, StorageUnavailable
 from pixelkiln_shared.jobs import JobSpec, Result, Status
@@ -25,6 +27,8 @@ from tests.worker_processes import stub_spec
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 SCOPE = Scope(tenant="tests")
+DAY_S = 86_400
+restore = partial(history.restore, retention_s=7 * DAY_S)
 
 
 def made(days_ago: float = 0, **changes: Any) -> JobSpec:
@@ -106,6 +110,50 @@ def test_days_and_tenants_bound_what_is_imported(storage: Storage) -> None:
     assert [record.id for record in ledger.jobs("tests").records] == [specs[2].id, specs[1].id]
     assert restore(storage, ledger, SCOPE) == Tally(objects=8, restored=2, known=2)
     assert restore(storage, ledger, Scope(tenant="tests", until=date(2020, 1, 1))).restored == 0
+
+
+def test_without_a_tenant_all_are_found(storage: Storage) -> None:
+    names = ["a", "a-b", "a.b", "a0", "default", "uploads"]
+    specs = [made(tenant=name) for name in names for _ in range(2)]
+    for spec in specs:
+        finish(storage, spec)
+    for key in ("a/uploads/upl_x", "alone.txt", "weights/sd/model.safetensors", "zz/2026/notes.txt"):
+        storage.put(key, b"x", media_type="application/octet-stream")
+    assert list(history.tenants_of(storage)) == sorted([*names, "weights", "zz"], key=lambda name: f"{name}/")
+    ledger = MemoryLedger()
+    tally = restore(storage, ledger, Scope())
+    assert (tally.restored, tally.lost, tally.foreign) == (12, 0, 1)
+    assert {name: len(ledger.jobs(name).records) for name in names} == dict.fromkeys(names, 2)
+
+
+def test_records_live_until_they_would_have_been_forgotten(storage: Storage) -> None:
+    usual, long, short = made(6), made(6, retention_s=30 * DAY_S), made(6, retention_s=7 * DAY_S + 3_600)
+    for spec in (usual, long, short):
+        finish_at(storage, spec, days_ago=6)
+    clock = [NOW.timestamp()]
+    ledger = MemoryLedger(lambda: clock[0], retention_s=99 * DAY_S)
+    assert restore(storage, ledger, SCOPE).restored == 3
+    for passed_s, left in ((DAY_S - 60, 3), (DAY_S + 60, 2), (DAY_S + 3_700, 1), (24 * DAY_S + 60, 0)):
+        clock[0] = NOW.timestamp() + passed_s
+        ledger.reap()
+        assert len(ledger.jobs("tests").records) == left
+
+
+def test_what_had_expired_comes_back_only_when_asked_for(storage: Storage) -> None:
+    for days_ago, retention_s in ((8, None), (2, DAY_S), (8, 9 * DAY_S)):
+        finish_at(storage, made(days_ago, retention_s=retention_s), days_ago=days_ago)
+    ledger = MemoryLedger()
+    assert restore(storage, ledger, SCOPE) == Tally(objects=6, restored=1, expired=2)
+    everything = Scope(tenant="tests", expired=True)
+    assert restore(storage, ledger, everything) == Tally(objects=6, restored=2, known=1)
+    ledger.reap()
+    assert len(ledger.jobs("tests").records) == 3
+
+
+def finish_at(storage: Storage, spec: JobSpec, *, days_ago: float) -> None:
+    """Store an attempt that ended some days ago."""
+    completed_at = (NOW - timedelta(days=days_ago)).isoformat()
+    finish(storage, spec, run={"attempt": 1, "completed_at": completed_at})
 
 
 def test_garbage_is_counted_and_passed_over(storage: Storage) -> None:

@@ -140,6 +140,19 @@ def test_a_restored_record_lives_a_full_retention_from_now(world: World) -> None
         world.ledger.group("grp_a")
 
 
+def test_a_restored_record_can_be_given_its_own_end(world: World) -> None:
+    given, other = old(), old()
+    assert world.ledger.restore([given, other], {given.id: START + 100.5}) == [True, True]
+    world.clock.advance(100)
+    world.ledger.reap()
+    assert world.ledger.get(given.id)
+    world.clock.advance(1)
+    world.ledger.reap()
+    with pytest.raises(NotFound):
+        world.ledger.get(given.id)
+    assert world.ledger.get(other.id)
+
+
 def test_a_restored_job_can_be_a_parent_and_be_deleted_but_not_run(world: World) -> None:
     parent = old()
     world.ledger.restore([parent])

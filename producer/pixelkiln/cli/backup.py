@@ -30,9 +30,12 @@ _LOST = {
 
 
 @click.command(name="import")
-@click.option("--tenant", default="default", show_default=True, help="Whose jobs.")
+@click.option("--tenant", help="Whose jobs; left out: everybody's.")
 @click.option("--since", type=DAY, metavar="DAY", help="The first day, as 2026-11-25 (UTC).")
 @click.option("--until", type=DAY, metavar="DAY", help="The last day.")
+@click.option(
+    "--expired", is_flag=True, help="Also jobs whose time was over; they live a full time from now."
+)
 @click.option("--dry-run", is_flag=True, help="Read and count, write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @click.option(
@@ -42,9 +45,10 @@ _LOST = {
 @click.pass_context
 def import_history(
     ctx: click.Context,
-    tenant: str,
+    tenant: str | None,
     since: datetime | None,
     until: datetime | None,
+    expired: bool,
     dry_run: bool,
     as_json: bool,
     data: Path,
@@ -62,19 +66,21 @@ def import_history(
     from pixelkiln_shared.settings import load
     from pixelkiln_shared.storage import open_storage
 
-    if not is_tenant(tenant):
+    if tenant is not None and not is_tenant(tenant):
         raise click.UsageError(f"--tenant {clean(tenant)!r}: letters, digits, - and _")
     if since and until and since > until:
         raise click.UsageError("--since is after --until")
     adopt_stack(ctx, data)
     settings = load()
     client = redis_client(settings)
-    scope = Scope(tenant=tenant, since=since and since.date(), until=until and until.date())
+    days = {"since": since and since.date(), "until": until and until.date()}
+    scope = Scope(tenant=tenant, **days, expired=expired)
     try:
         if not dry_run:
             check_redis(client)
         tally = restore(
-            open_storage(settings), open_ledger(settings, client=client), scope, dry_run=dry_run,
+            open_storage(settings), open_ledger(settings, client=client), scope,
+            retention_s=settings.retention_s, dry_run=dry_run,
             progress=_progress(None if dry_run else client),
         )  # fmt: skip
     except (RedisUnavailable, StorageUnavailable) as error:
@@ -90,7 +96,7 @@ def import_history(
 
 def is_tenant(name: str) -> bool:
     """Tell whether a name can be a tenant's: it is the first part of its objects' keys."""
-    return name.replace("-", "").replace("_", "").isalnum() and name.isascii() and name[0] != "-"
+    return name.replace("-", "").replace("_", "").isalnum() and name.isascii() and name[:1] != "-"
 
 
 def _progress(client: redis.Redis | None) -> Callable[[Tally, str], None]:
@@ -135,6 +141,8 @@ def _tell(tally: Tally, *, dry_run: bool, as_json: bool) -> None:
         return
     done = "would be imported" if dry_run else "imported"
     click.echo(f"{tally.restored} jobs {done}, {tally.known} were known, {tally.unfinished} never finished")
+    if tally.expired:
+        click.echo(f"{tally.expired} had expired: `--expired` imports them too")
     if tally.foreign:
         click.echo(f"{tally.foreign} objects are not Pixelkiln's")
     for name, what in _LOST.items():

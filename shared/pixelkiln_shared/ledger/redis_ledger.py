@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -37,7 +37,7 @@ from pixelkiln_shared.ledger.contract import (
     Submitted,
 )
 from pixelkiln_shared.ledger.reading import LedgerReader, missing
-from pixelkiln_shared.ledger.restoring import RESTORE_CHUNK, flat_records
+from pixelkiln_shared.ledger.restoring import NO_TIMES, RESTORE_CHUNK, flat_records
 from pixelkiln_shared.ledger.scripts import Scripts
 from pixelkiln_shared.ledger.submitting import BulkSubmit, flat, milliseconds, submitted
 
@@ -285,12 +285,12 @@ class RedisLedger(LedgerReader):
         if answer != "ok":
             raise AlreadyTerminal(f"the job is {answer}; cancel it first", code="not_terminal")
 
-    def restore(self, records: Sequence[Record]) -> list[bool]:
+    def restore(self, records: Sequence[Record], expires_at: Mapping[str, float] = NO_TIMES) -> list[bool]:
         """Write records of succeeded jobs that the ledger does not know (`restoring.Restoring`)."""
         written: list[bool] = []
         with redis_errors():
             for start in range(0, len(records), RESTORE_CHUNK):
-                chunk = flat_records(records[start : start + RESTORE_CHUNK])
+                chunk = flat_records(records[start : start + RESTORE_CHUNK], expires_at)
                 written += map(bool, self._scripts.run("restore", *chunk))
         return written
 

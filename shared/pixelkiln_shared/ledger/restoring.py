@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from pixelkiln_shared.keys import id_order
 from pixelkiln_shared.ledger.contract import Record
 
 RESTORE_CHUNK = 200  # records in one script call: a few milliseconds of Redis
+NO_TIMES: Mapping[str, float] = MappingProxyType({})
 _FIRST = -(2**53)  # the least whole number that Redis keeps exactly as a score
 
 
 class Restoring(Protocol):
     """What an import needs of a ledger."""
 
-    def restore(self, records: Sequence[Record]) -> list[bool]:
+    def restore(self, records: Sequence[Record], expires_at: Mapping[str, float] = NO_TIMES) -> list[bool]:
         """Write records of succeeded jobs that the ledger does not know; True for each that was written.
 
         Never changes a record that is there, so the same call may be made again. Restored jobs stand before
-        all that were submitted to this ledger, by the times of their ids (`sequence` is not read), and live
-        as long from now as a job that ends now. No events, no work: nothing but the history.
+        all that were submitted to this ledger, by the times of their ids (`sequence` is not read). No events,
+        no work: nothing but the history.
+
+        `expires_at` says when records are forgotten, by id, in Unix seconds; those it does not name live as
+        long from now as a job that ends now.
 
         Raises:
             RedisUnavailable: some may have been written; ask again.
@@ -37,7 +42,7 @@ def restored_sequence(job_id: str) -> int:
     return _FIRST + id_order(job_id)
 
 
-def flat_records(records: Sequence[Record]) -> list[str | int]:
+def flat_records(records: Sequence[Record], expires_at: Mapping[str, float]) -> list[str | int]:
     """Return the records as `restore.lua` reads them."""
     values: list[str | int] = []
     for record in records:
@@ -59,6 +64,7 @@ def flat_records(records: Sequence[Record]) -> list[str | int]:
             _ms(record.completed_at or record.created_at),
             record.spec,
             record.result or "{}",
+            _ms(expires_at[record.id]) if record.id in expires_at else "",
         )
     return values
 

@@ -35,6 +35,7 @@ class Job:
     outcome: str | None = None
     dead: bool = False
     restored_at: float | None = None
+    expires_at: float | None = None  # of a restored job that does not live a full retention
 
 
 @dataclass(slots=True)

@@ -355,7 +355,8 @@ class MemoryLedger(MemoryClaims):
     def _sweep(self, now: float) -> None:
         for job in list(self._jobs.values()):
             kept_s = self._retention_s if job.new.retention_s is None else job.new.retention_s
-            if job.status.terminal and (job.restored_at or job.completed_at or 0) + kept_s <= now:
+            forgotten_at = job.expires_at or (job.restored_at or job.completed_at or 0) + kept_s
+            if job.status.terminal and forgotten_at <= now:
                 self._forget(job)
 
 

@@ -13,7 +13,7 @@ from pixelkiln_shared.errors import NotFound
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger.contract import Ahead, Group, LaneStats, NewJob, Page, Record
-from pixelkiln_shared.ledger.restoring import restored_sequence
+from pixelkiln_shared.ledger.restoring import NO_TIMES, restored_sequence
 from pixelkiln_shared.testing.lanes import Job, Lane, work_of
 
 P = ParamSpec("P")
@@ -162,11 +162,11 @@ class MemoryRecords:
         return job
 
     @atomic
-    def restore(self, records: Sequence[Record]) -> list[bool]:
+    def restore(self, records: Sequence[Record], expires_at: Mapping[str, float] = NO_TIMES) -> list[bool]:
         """Write records of succeeded jobs that the ledger does not know (`restoring.Restoring`)."""
-        return [self._restore(record) for record in records]
+        return [self._restore(record, expires_at.get(record.id)) for record in records]
 
-    def _restore(self, record: Record) -> bool:
+    def _restore(self, record: Record, expires_at: float | None) -> bool:
         owner = self._groups.get(record.group or "")
         if record.id in self._jobs or (owner is not None and owner.tenant != record.tenant):
             return False
@@ -174,7 +174,8 @@ class MemoryRecords:
         sequence = restored_sequence(record.id)
         while sequence in taken:
             sequence += 1
-        self._jobs[record.id] = _restored(record, sequence, self._clock())
+        job = self._jobs[record.id] = _restored(record, sequence, self._clock())
+        job.expires_at = expires_at
         if record.group is not None:
             group = self._groups.setdefault(record.group, GroupEntry(record.tenant, record.created_at))
             group.created_at = min(group.created_at, record.created_at)

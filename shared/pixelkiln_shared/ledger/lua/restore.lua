@@ -1,10 +1,10 @@
--- ARGV: a succeeded job each: the values of NAMES ("" for none), spec, result. Returns 1 for each that was written, 0
--- for each that was there, or whose group is somebody else's.
+-- ARGV: a succeeded job each: the values of NAMES ("" for none), spec, result, when it is forgotten ("": a full
+-- retention from now). Returns 1 for each that was written, 0 for each that was there, or whose group is somebody else's.
 local NAMES = {
   "id", "kind", "lane", "tenant", "priority", "batch_key", "rows", "work", "sequence", "attempt", "group", "worker",
   "created_at", "started_at", "completed_at",
 }
-local WIDTH = #NAMES + 2
+local WIDTH = #NAMES + 3
 
 -- Listings go by sequence alone: two jobs of one tenant may never share one.
 local function free_place(job)
@@ -48,7 +48,8 @@ local function restore(at)
   call("SET", K.outcome .. job.id, ARGV[at + #NAMES + 1])
   index(job)
   if job.group then join_group(job) end
-  call("ZADD", K.expiring, now + RETENTION_MS, job.id)
+  local expires = tonumber(ARGV[at + #NAMES + 2]) or now + RETENTION_MS
+  call("ZADD", K.expiring, string.format("%.0f", expires), job.id)
   return 1
 end
 
