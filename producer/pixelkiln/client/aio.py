@@ -274,7 +274,7 @@ class AsyncClient:
     async def webhooks(
         self, *, job: str | None = None, status: str | None = None
     ) -> AsyncIterator[DeliveryResource]:
-        """Iterate over the messages to receivers, of one job or all, newest first."""
+        """Iterate over the messages about one job or group (`job`), or all, newest first."""
         async for one in self.iterate(self.flows.webhooks(job, status)):
             yield one
 

@@ -267,7 +267,7 @@ class Client:
         return self.run(self.flows.drain_worker(worker_id))
 
     def webhooks(self, *, job: str | None = None, status: str | None = None) -> Iterator[DeliveryResource]:
-        """Iterate over the messages to receivers, of one job or all, newest first."""
+        """Iterate over the messages about one job or group (`job`), or all, newest first."""
         yield from self.iterate(self.flows.webhooks(job, status))
 
     def redeliver(self, delivery_id: str) -> DeliveryResource:
