@@ -70,7 +70,7 @@ class LedgerKey(StrEnum):
     SETTLING = "pk:settling"  # list, for moments: ended parents whose children are still being told
 
     LEASES = "pk:leases"  # zset by expiry, while they run
-    HELD = "pk:held:"  # + worker, hash id -> claim token, while they run: blame, lost answers
+    HELD = "pk:held:"  # + worker, hash id -> claim token, or that it has run: blame, lost answers
     RUNNING = "pk:running"  # hash lane -> count, while they run
     SWEPT = "pk:swept"  # time of the last sweep, for ever: a late sweep means that Redis was away
 

@@ -87,6 +87,70 @@ def test_a_worker_that_holds_nothing_dies_without_a_trace(world: World) -> None:
     assert world.ledger.get(job).status is Status.QUEUED
 
 
+def test_a_suspect_whose_result_only_waits_for_the_store_keeps_its_worker_from_nothing(world: World) -> None:
+    suspects(world, 2)
+    innocent = world.one()
+    [first] = world.claimed()
+    assert world.claim() is None
+    world.ledger.shelve(first.id, first.attempt)
+    [other] = world.claimed()
+    assert other.id == innocent
+    world.ledger.shelve(other.id, other.attempt)
+    claim = world.claim()
+    assert claim is not None
+    assert claim.suspect
+    assert world.claim() is None  # this one runs
+    world.publish([first, other, *claim.jobs])
+
+
+def test_a_death_is_not_blamed_on_a_job_that_had_run(world: World) -> None:
+    ran, runs = world.submit(2)
+    world.claim()
+    world.ledger.shelve(ran, 1)
+    world.claim()
+    world.ledger.lapse("w1")
+    assert set(world.ledger.reap().requeued) == {ran, runs}
+    told = [(record.strikes, record.suspect) for record in map(world.ledger.get, (ran, runs))]
+    assert told == [(0, False), (1, True)]  # the other one was alone
+
+
+def test_a_suspect_that_had_run_keeps_its_strikes_and_gets_no_other(world: World) -> None:
+    job = world.one()
+    world.claim()
+    world.crash()
+    world.claim()
+    world.ledger.shelve(job, 2)
+    world.crash()
+    record = world.ledger.get(job)
+    assert (record.status, record.strikes, record.suspect) == (Status.QUEUED, 1, True)
+    world.claim()
+    world.crash()
+    assert world.ledger.get(job).strikes == 2  # the attempt after that is judged as any other
+
+
+def test_jobs_that_run_beside_results_that_wait_are_each_others_company(world: World) -> None:
+    ran, *runs = world.submit(3)
+    world.claim()
+    world.ledger.shelve(ran, 1)
+    world.claim(max_rows=2)
+    world.crash()
+    assert {(record.strikes, record.suspect) for record in map(world.ledger.get, runs)} == {(0, True)}
+    assert world.ledger.get(ran).suspect is False
+
+
+def test_only_the_newest_attempt_is_said_to_have_run(world: World) -> None:
+    job = world.one()
+    world.claim()
+    world.crash()
+    with pytest.raises(LeaseLost):
+        world.ledger.shelve(job, 1)
+    world.claim("w2")
+    with pytest.raises(LeaseLost):
+        world.ledger.shelve(job, 1)
+    world.crash()
+    assert world.ledger.get(job).strikes == 2
+
+
 def test_the_third_strike_ends_the_job_as_a_dead_letter(world: World) -> None:
     poison = world.one()
     for attempt in (1, 2, 3):

@@ -52,6 +52,7 @@ class Ledgers(RuleBasedStateMachine):
         self.claims: list[tuple[str, Claim]] = []
         self.results: dict[str, str] = {}
         self.seen: dict[str, Record] = {}
+        self.ran: set[tuple[str, int]] = set()
 
     @initialize()
     def open(self) -> None:
@@ -114,6 +115,7 @@ class Ledgers(RuleBasedStateMachine):
     @rule(worker=workers, max_rows=st.integers(1, 6), resident=st.booleans(), lanes=st.sampled_from([1, 2]))
     def claim(self, worker: str, max_rows: int, resident: bool, lanes: int) -> None:
         held = [record for record in self.seen.values() if record.worker == worker and record.status in HELD]
+        held = [record for record in held if (record.id, record.attempt) not in self.ran]
         offers = [LaneOffer(lane=LANES[0], max_rows=max_rows, resident=resident)]
         offers += [LaneOffer(lane=LANES[1], max_rows=max_rows, max_wait_s=3)] * (lanes - 1)
         claim = self.both(lambda ledger: ledger.claim(worker, offers, lease_s=LEASE_S))
@@ -145,6 +147,13 @@ class Ledgers(RuleBasedStateMachine):
     def a_death_is_seen(self, worker: str) -> None:
         held = [one for one in self.seen.values() if one.worker == worker and one.status in HELD]
         assert self.both(lambda ledger: ledger.lapse(worker)) == len(held)
+
+    @precondition(lambda self: self.attempts)
+    @rule(pick=picks)
+    def shelve(self, pick: int) -> None:
+        job, attempt = self.attempts[pick % len(self.attempts)]
+        if self.both(lambda ledger: ledger.shelve(job, attempt)) is None:
+            self.ran.add((job, attempt))
 
     @precondition(lambda self: self.attempts)
     @rule(pick=picks, move=st.sampled_from(["publish", "publish", "fail", "release", "stopped"]))

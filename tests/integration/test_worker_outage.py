@@ -13,6 +13,7 @@ import pytest
 
 from pixelkiln_shared.fleet import WorkerInfo
 from pixelkiln_shared.jobs import Status
+from pixelkiln_shared.ledger.contract import LaneOffer
 from tests.worker_processes import Stack, stub_spec, wait_for
 
 
@@ -57,6 +58,22 @@ def test_the_device_goes_on_while_the_store_is_away(stack: Stack, tmp_path: Path
     assert {(record.status, record.attempt) for record in records} == {(Status.SUCCEEDED, 1)}
     assert worker(stack).tallies["stub"].rows == 40
     wait_for(lambda: not worker(stack).reason or None, 15, "it still says that results wait")
+
+
+def test_suspects_whose_results_wait_hold_up_nobody(stack: Stack, tmp_path: Path) -> None:
+    ids = stack.submit(*(stub_spec(str(i), seed=i) for i in range(3)))
+    stack.ledger.claim("dead", [LaneOffer(lane="generate.stub", max_rows=2)], lease_s=60)
+    stack.ledger.lapse("dead")
+    stack.ledger.reap()
+    with outage(tmp_path):
+        stack.start()
+        wait_for(lambda: worker(stack).tallies["stub"].rows == 3 or None, 30, "the device stood still")
+        assert {stack.ledger.get(name).status for name in ids} == {Status.RUNNING}
+
+    records = stack.until(ids)
+
+    assert [record.suspect for record in records] == [True, True, False]
+    assert {(record.status, record.strikes) for record in records} == {(Status.SUCCEEDED, 0)}
 
 
 def test_a_full_spool_stops_the_claims_until_the_store_is_back(stack: Stack, tmp_path: Path) -> None:
@@ -113,3 +130,4 @@ def test_a_killed_workers_spool_goes_and_its_jobs_run_again(stack: Stack, tmp_pa
     [record] = stack.until([name])
 
     assert (record.status, record.attempt) == (Status.SUCCEEDED, 2)
+    assert (record.strikes, record.suspect) == (0, False)  # it had run

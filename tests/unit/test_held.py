@@ -121,6 +121,15 @@ def test_an_outage_settles_nothing_and_may_be_tried_again(
     assert held.publish([(job, RESULT)]) == [True]
 
 
+def test_a_fenced_attempt_that_had_run_is_lost(
+    ledger: MemoryLedger, held: Held, job: HeldJob, clock: Clock
+) -> None:
+    clock.now += 20
+    ledger.reap()
+    held.shelve(job)
+    assert (job.gone, held.jobs()) == (Gone.LOST, [])
+
+
 def test_the_error_of_a_timeout_says_how_to_mend_it(ledger: MemoryLedger, held: Held, job: HeldJob) -> None:
     held.leave([job.id], Gone.TIMED_OUT)
     held.settle(job)

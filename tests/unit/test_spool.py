@@ -13,7 +13,7 @@ import pytest
 
 from pixelkiln_shared.errors import RedisUnavailable
 from pixelkiln_shared.jobs import Status
-from pixelkiln_shared.ledger.contract import Record
+from pixelkiln_shared.ledger.contract import LaneOffer, Record
 from pixelkiln_shared.testing.storage import MemoryStorage
 from pixelkiln_worker import outgoing, refusals, spool
 from pixelkiln_worker.firing import fire
@@ -69,6 +69,37 @@ def test_what_waited_is_published_when_the_store_is_back_and_ran_once(house: Hou
     wait_for(lambda: not spooled(house) or None, 5, "files stayed behind")
     assert (house.shop.spool.waiting, house.shop.spool.waiting_bytes) == (0, 0)
     assert not house.shop.held.jobs()
+
+
+def test_a_suspect_whose_result_waits_keeps_the_worker_from_nothing(house: House) -> None:
+    suspects = house.submit(*(stub_spec(str(number), seed=number) for number in range(2)))
+    house.ledger.claim("dead", [LaneOffer(lane="generate.stub", max_rows=2)], lease_s=15)
+    house.ledger.lapse("dead")
+    house.ledger.reap()
+    for _ in suspects:
+        fire(house.shop)
+    assert house.shop.spool.waiting == 2
+    assert house.brush.batches == [["0"], ["1"]]  # alone
+    house.ledger.lapse("w1")
+    house.ledger.reap()
+    records = house.ledger.get_many(suspects)
+    assert [record and record.strikes for record in records] == [0, 0]
+
+
+def test_that_a_result_waits_is_told_when_redis_is_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelve, tries = house.ledger.shelve, []
+
+    def away_at_first(job_id: str, attempt: int) -> None:
+        tries.append(job_id)
+        if len(tries) == 1:
+            raise RedisUnavailable("away")
+        shelve(job_id, attempt)
+
+    monkeypatch.setattr(house.ledger, "shelve", away_at_first)
+    [record] = house.run(stub_spec())
+    assert (record.status, tries) == (Status.RUNNING, [record.id] * 2)
 
 
 def test_little_waits_in_memory(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,20 @@ class Held:
         with self._empty:
             return self._empty.wait_for(lambda: not self._jobs, timeout_s)
 
+    def shelve(self, job: HeldJob) -> None:
+        """Tell the ledger that a job has run and its result waits for the store, unless that is over.
+
+        Raises:
+            RedisUnavailable: it does not know; try again.
+        """
+        try:
+            with job.lock:
+                if job.wanted:
+                    self._ledger.shelve(job.id, job.attempt)
+        except LeaseLost:
+            job.gone = Gone.LOST
+            self._forget([job])
+
     # ------------------------------------------------------------------------------------------- settlement
 
     def publish(self, results: Sequence[tuple[HeldJob, str]]) -> list[bool]:

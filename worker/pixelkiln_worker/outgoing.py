@@ -91,10 +91,19 @@ def _store(shop: Workshop, work: Work, common: Mapping[str, Any]) -> Stored | No
     try:
         with shop.encoding:
             files = delivery.prepare(work, _facts(work, common))
-        return shop.spool.send(work, files, partial(_late, shop))
+        stored = shop.spool.send(work, files, partial(_late, shop))
     except Exception as error:  # noqa: BLE001 - it becomes the job's
         _not_stored(shop, work, error)
-    return None
+        return None
+    if stored is None:
+        _shelve(shop, work.job)
+    return stored
+
+
+def _shelve(shop: Workshop, job: HeldJob) -> None:
+    """Tell the ledger that a job can kill its worker no more; until then a suspect keeps it from claiming."""
+    with suppress(Unwanted, Unavailable):
+        insist(lambda: shop.held.shelve(job), lambda: job.wanted)
 
 
 def _late(shop: Workshop, work: Work, outcome: Stored | Exception) -> None:

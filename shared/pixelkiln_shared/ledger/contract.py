@@ -247,7 +247,7 @@ class Ledger(Protocol):
         nobody counts as overdue whose model would have to be loaded. In a lane: class (a lower one at least
         once in eight), tenant least served, oldest; then riders of the same batch key while rows fit, by
         class and turn, then by age. A suspect runs alone: only a worker that holds nothing is given one, and
-        while it holds one, nothing else.
+        while it holds one, nothing else (`shelve` apart).
         """
         ...
 
@@ -261,6 +261,14 @@ class Ledger(Protocol):
 
     def progress(self, job_id: str, attempt: int, step: int, steps: int) -> bool:
         """Note the step reached; False when the attempt is no longer the newest. Refreshes no lease."""
+        ...
+
+    def shelve(self, job_id: str, attempt: int) -> None:
+        """Note that the attempt has run, and that its result only waits for the store.
+
+        Its worker keeps the lease, but counts as holding it no more: it may claim as if it did not, and when
+        it dies this job is queued again without blame. Raises `LeaseLost` as `publish` does.
+        """
         ...
 
     def publish(self, job_id: str, attempt: int, result: str) -> Status:
@@ -344,11 +352,7 @@ class Ledger(Protocol):
         ...
 
     def get(self, job_id: str) -> Record:
-        """Return the record.
-
-        Raises:
-            NotFound: no such job.
-        """
+        """Return the record. Raises `NotFound`."""
         ...
 
     def get_many(self, ids: Sequence[str]) -> list[Record | None]:
@@ -369,11 +373,7 @@ class Ledger(Protocol):
         ...
 
     def group(self, group_id: str) -> Group:
-        """Return a group's counters.
-
-        Raises:
-            NotFound: no such group.
-        """
+        """Return a group's counters. Raises `NotFound`."""
         ...
 
     def cancel_group(self, group_id: str, *, limit: int = CANCEL_CHUNK) -> int:

@@ -164,6 +164,16 @@ class RedisLedger(LedgerReader):
         with redis_errors():
             return bool(self._scripts.run("progress", job_id, attempt, step, steps))
 
+    def shelve(self, job_id: str, attempt: int) -> None:
+        """Note that the attempt has run, and that its result only waits for the store.
+
+        Raises:
+            LeaseLost: as for `publish`.
+        """
+        with redis_errors():
+            if not self._scripts.run("shelve", job_id, attempt):
+                raise LeaseLost(f"attempt {attempt} of {job_id} no longer owns the job")
+
     def publish(self, job_id: str, attempt: int, result: str) -> Status:
         """End the attempt with a result: `succeeded`, or `canceled` when a cancel came first.
 

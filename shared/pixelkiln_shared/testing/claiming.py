@@ -34,10 +34,14 @@ class MemoryClaims(MemoryRecords):
     def _held(self, worker: str) -> list[Job]:
         return [job for job in self._jobs.values() if job.lease_until is not None and job.worker == worker]
 
+    def _running(self, worker: str) -> list[Job]:
+        """Return what a worker holds and may still be killed by."""
+        return [job for job in self._held(worker) if job.shelved != job.attempt]
+
     @atomic
     def claim(self, worker: str, offers: Sequence[LaneOffer], *, lease_s: float) -> Claim | None:
         """Take the next batch among the lanes offered, or None when nothing may be taken."""
-        held = self._held(worker)
+        held = self._running(worker)
         if any(job.suspect for job in held):
             return None
         chosen = [offer for offer in offers if offer.lane in self._lanes]
@@ -144,7 +148,7 @@ class MemoryClaims(MemoryRecords):
     @atomic
     def top_up(self, worker: str, claim: Claim, max_rows: int, *, lease_s: float) -> tuple[Claimed, ...]:
         """Take more jobs of the claim's batch key, at most `max_rows` further rows; none for a suspect."""
-        if claim.suspect or any(job.suspect for job in self._held(worker)):
+        if claim.suspect or any(job.suspect for job in self._running(worker)):
             return ()
         riders = self._take_riders(claim.lane, claim.batch_key, max_rows, worker, lease_s)
         return tuple(map(self._claimed, riders))

@@ -23,6 +23,7 @@ class Job:
     strikes: int = 0
     suspect: bool = False
     company: int = 0  # the attempt in which its worker lost another job
+    shelved: int = 0  # the attempt that has run, and whose result waits for the store
     worker: str | None = None
     lease_until: float | None = None  # while a worker holds it
     queued_at: float | None = None

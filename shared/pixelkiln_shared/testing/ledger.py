@@ -159,6 +159,14 @@ class MemoryLedger(MemoryClaims):
         return job is not None
 
     @atomic
+    def shelve(self, job_id: str, attempt: int) -> None:
+        """Note that the attempt has run, and that its result only waits for the store."""
+        job = self._attempt(job_id, attempt)
+        if job is None:
+            raise LeaseLost(f"attempt {attempt} of {job_id} no longer owns the job")
+        job.shelved = attempt
+
+    @atomic
     def publish(self, job_id: str, attempt: int, result: str) -> Status:
         """End the attempt with a result: `succeeded`, or `canceled` when a cancel came first."""
         return self._end(job_id, attempt, Status.SUCCEEDED, result)
@@ -320,7 +328,7 @@ class MemoryLedger(MemoryClaims):
         lapsed = sorted(
             (job for job in held if (job.lease_until or 0) <= now), key=lambda job: job.lease_until or 0
         )
-        crowds = {job.worker for job in lapsed if len(self._held(job.worker or "")) > 1}
+        crowds = {job.worker for job in lapsed if len(self._running(job.worker or "")) > 1}
         for job in lapsed:
             self._take_back(job, crowded=job.worker in crowds or job.company == job.attempt)
         for job in held:
@@ -342,6 +350,9 @@ class MemoryLedger(MemoryClaims):
     def _take_back(self, job: Job, *, crowded: bool) -> None:
         if job.status is Status.CANCELING:
             self._finish(job, Status.CANCELED)
+            return
+        if job.shelved == job.attempt:
+            self._requeue(job)
             return
         job.suspect = True
         if not crowded:

@@ -3,7 +3,8 @@
 -- Returns {lane, batch_key, suspect, id, attempt, rows, spec, waited, group, ...}, or false when nothing may be taken.
 local worker, token, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local held = call("HGETALL", K.held .. worker)
-local empty_handed = #held == 0
+local running = still_running(held)
+local empty_handed = #running == 0
 
 local function answer(jobs)
   local leader = jobs[1]
@@ -12,7 +13,7 @@ end
 
 local before = taken_before(held, token)
 if before[1] then return answer(before) end
-if #held == 2 and call("HGET", K.job .. held[1], "suspect") then return false end
+if #running == 1 and call("HGET", K.job .. running[1], "suspect") then return false end
 
 -- A suspect needs a worker that holds nothing, and under load none ever does. So one worker a lane is asked to
 -- finish what it holds first; the others go on.

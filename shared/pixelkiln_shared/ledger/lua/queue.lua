@@ -97,6 +97,8 @@ local function leave_queue(job, served)
   if left == 0 then forget_idle_lane(job.lane) end
 end
 
+local SHELVED = "shelved" -- stands where a claim's token stood
+
 -- Starts an attempt: the job leaves its queue and `worker` holds it under a lease.
 local function take(job, worker, lease_ms, token)
   leave_queue(job, job.rows)
@@ -110,6 +112,15 @@ local function take(job, worker, lease_ms, token)
   call("HINCRBY", K.running, job.lane, 1)
   call("HINCRBY", K.work, job.lane .. ":running", job.work)
   announce(job)
+end
+
+-- The jobs among those a worker holds that may still kill it: a result that waits for the store no longer does.
+local function still_running(held)
+  local ids = {}
+  for i = 1, #held, 2 do
+    if held[i + 1] ~= SHELVED then ids[#ids + 1] = held[i] end
+  end
+  return ids
 end
 
 local function active_tenants(lane)

@@ -21,13 +21,23 @@ local function strike(job)
   return job.strikes >= MAX_STRIKES
 end
 
--- `crowded`: the worker held other jobs when it died, so which of them killed it is unknown.
+local function crowd(worker)
+  return #still_running(call("HGETALL", K.held .. worker)) > 1
+end
+
+local function back_in_line(job)
+  requeue(job)
+  requeued[#requeued + 1] = job.id
+end
+
+-- `crowded`: other jobs ran in the worker when it died, so which of them killed it is unknown.
 local function take_back(job, crowded)
   if job.status == "canceling" then
     finish(job, "canceled")
     canceled[#canceled + 1] = job.id
     return
   end
+  if call("HGET", K.held .. job.worker, job.id) == SHELVED then return back_in_line(job) end
   local spared = spare(job)
   if not spared and not crowded and strike(job) then
     finish(job, "failed", WORKER_CRASHED)
@@ -39,8 +49,7 @@ local function take_back(job, crowded)
     job.suspect = "1"
     set(job, "suspect", 1)
   end
-  requeue(job)
-  requeued[#requeued + 1] = job.id
+  back_in_line(job)
 end
 
 local crowded_workers = {}
@@ -48,7 +57,7 @@ local lapsed = call("ZRANGEBYSCORE", K.leases, "-inf", now, "LIMIT", 0, limit)
 for _, id in ipairs(lapsed) do
   local job = read_job(id) -- always there, unless a hand deleted it
   if not job then call("ZREM", K.leases, id) end
-  if job and crowded_workers[job.worker] == nil then crowded_workers[job.worker] = call("HLEN", K.held .. job.worker) > 1 end
+  if job and crowded_workers[job.worker] == nil then crowded_workers[job.worker] = crowd(job.worker) end
   if job then take_back(job, crowded_workers[job.worker] or tonumber(job.company) == job.attempt) end
 end
 
