@@ -179,11 +179,11 @@ class Spool:
 
     def close(self) -> None:
         """Remove the folder; what still waits is lost, and its jobs must have been given back."""
-        with self._lock:
-            first, self._closed = not self._closed, True
-        if first:
-            self._senders.shutdown(wait=False, cancel_futures=True)
-            self._own.remove()
+        with self._lock:  # a second caller ends the process next: it waits for the first
+            if not self._closed:
+                self._closed = True
+                self._senders.shutdown(wait=False, cancel_futures=True)
+                self._own.remove()
 
     def _leave_alone(self, parcel: Parcel) -> bool:
         """Note that a parcel is late; False when it has ended just now."""
