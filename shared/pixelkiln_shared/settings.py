@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     load_timeout_s: float = Field(
         600.0, gt=0, description="A model that loads for longer hangs: the process is started anew"
     )
+    silent_s: float = Field(
+        60.0, ge=2, description="A worker process without a sign of life for so long is killed"
+    )
     spool_dir: Path | None = Field(
         None,
         description="Where results wait while the store is away; left out: the temporary folder",

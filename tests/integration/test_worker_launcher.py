@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -32,6 +34,11 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def ends_told(stack: Stack) -> list[dict[str, Any]]:
+    lines = (stack.folder / "worker-0.log").read_text().splitlines()
+    return [json.loads(line) for line in lines if '"worker ended"' in line]
 
 
 def test_a_wrong_setting_ends_the_launcher_with_a_line(stack: Stack) -> None:
@@ -73,6 +80,24 @@ def test_the_jobs_of_a_dead_child_start_elsewhere_long_before_their_leases_end(s
     assert (record.status, record.attempt, record.strikes) == (Status.SUCCEEDED, 2, 1)
     assert record.worker != first.id
     assert second.id in {info.id for info in stack.fleet.workers()}
+
+
+def test_who_holds_the_global_lock_for_ever_is_killed_and_who_is_frozen_for_a_moment_is_not(
+    stack: Stack,
+) -> None:
+    worker = stack.start(PIXELKILN_SILENT_S="6", PIXELKILN_LEASE_S="600")
+    os.kill(worker.pid, signal.SIGSTOP)
+    time.sleep(2)
+    os.kill(worker.pid, signal.SIGCONT)
+    [before] = stack.until(stack.submit(stub_spec()))
+    assert before.worker == worker.id
+
+    [job] = stack.submit(stub_spec("[seize]"))
+    wait_for(lambda: stack.ledger.get(job).strikes or None, 60, "nobody saw that it hangs")
+
+    assert not alive(worker.pid)
+    told = wait_for(lambda: ends_told(stack) or None, 20, "the launcher does not say what became of it")
+    assert (told[0]["pid"], told[0]["code"], told[0]["why"]) == (worker.pid, -signal.SIGKILL, "silent")
 
 
 def test_a_job_that_breaks_the_device_ends_alone_and_the_worker_comes_back(stack: Stack) -> None:

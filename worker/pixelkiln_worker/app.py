@@ -24,7 +24,7 @@ from pixelkiln_shared.fleet import Fleet
 from pixelkiln_shared.ledger import check_redis, open_ledger, redis_client
 from pixelkiln_shared.settings import Settings, settings
 from pixelkiln_shared.storage import open_storage
-from pixelkiln_worker import device, ears, firing, hung_loads, tasks, warming
+from pixelkiln_worker import device, ears, firing, hung_loads, signs_of_life, tasks, warming
 from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.held import Held
 from pixelkiln_worker.lifecycle import Lifecycle
@@ -149,6 +149,7 @@ def _set_up_logging(**_: Any) -> None:
 
 @signals.worker_init.connect
 def _boot(sender: Any, **_: Any) -> None:
+    signs_of_life.give()  # before torch, whose import may take the lock for seconds
     logs.configure(settings())
     sys.setswitchinterval(SWITCH_S)
     # Before torch is imported: its threads sleep while they wait for each other. Spinning, the default, a

@@ -31,6 +31,7 @@ from pixelkiln_worker.serving import (
     served,
     worker_id,
 )
+from pixelkiln_worker.signs_of_life import SignsOfLife
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +88,8 @@ class Child:
     birth: str = ""  # names the process together with its id
     last_pid: int = 0
     last_code: int | None = None
+    signs: SignsOfLife | None = None
+    killed_for: str = ""  # why the launcher killed the last process, if it did
     drained: bool = False  # the last process ended because somebody asked it to: there is no next one
 
     def due(self) -> bool:
@@ -96,15 +99,29 @@ class Child:
     def start(self) -> None:
         """Start the process, in a group of its own: Ctrl-C reaches only the launcher, which then drains."""
         self.started_at = time.monotonic()
-        self.birth = secrets.token_hex(3)
+        self.birth, self.killed_for = secrets.token_hex(3), ""
+        self.signs = SignsOfLife()
         self.process = subprocess.Popen(
             self.command,
-            env={**os.environ, **self.environment, BIRTH: self.birth},
+            env={**os.environ, **self.environment, **self.signs.environment, BIRTH: self.birth},
             stdin=subprocess.DEVNULL,
+            pass_fds=(self.signs.descriptor,),
             process_group=0,
             preexec_fn=_die_with(os.getpid()) if sys.platform == "linux" else None,
         )
+        self.signs.handed_over()
         log.info("worker started", pid=self.process.pid, **self.environment)
+
+    def kill_if_silent(self, limit_s: float) -> None:
+        """Kill a process that has given no sign of life for so long: it hangs, or is stopped."""
+        if self.process is None or self.signs is None or self.killed_for:
+            return
+        self.signs.look()
+        if self.signs.silent_s > limit_s:
+            silent_s = round(self.signs.silent_s, 1)
+            log.error("a worker gives no sign of life; it is killed", pid=self.process.pid, silent_s=silent_s)
+            self.process.kill()
+            self.killed_for = "silent"
 
     def ended(self) -> bool:
         """Whether the process has just ended; notes how, and when to start the next."""
@@ -123,6 +140,8 @@ class Child:
         self.next_start_at = now + self.pause_s
         self.drained = self.last_code == EXIT_DRAINED
         self.process = None
+        if self.signs is not None:
+            self.signs.close()
         return True
 
 
@@ -147,6 +166,7 @@ class Launcher:
         code = 0
         while not self._stopping.is_set():
             for child in self.children:
+                child.kill_if_silent(self.settings.silent_s)
                 if child.ended():
                     self._bury(child)
                     if child.last_code == EXIT_MISCONFIGURED:
@@ -170,7 +190,9 @@ class Launcher:
                 self._take_back(name, client)
         except RedisUnavailable:
             log.warning("Redis is away: leases will run out instead", worker=name)
-        how = {"pid": child.last_pid, "code": child.last_code}
+        how: dict[str, int | str | None] = {"pid": child.last_pid, "code": child.last_code}
+        if child.killed_for:
+            how["why"] = child.killed_for
         if child.drained:
             log.info("worker drained", **how)
         else:

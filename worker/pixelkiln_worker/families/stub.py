@@ -11,19 +11,22 @@ alone. What goes wrong on request:
                     hang       a forward pass that never ends
                     poison     the device's context breaks, as by an illegal memory access
     options.crash   true       the process dies at the middle step
+    options.seize   true       it hangs there in native code that keeps Python's global lock
     options.empty   true       it makes no picture: what is left is the way of a job through the worker
 
-`[fail=error]` or `[crash]` in the prompt does the same without changing the batch key: innocents ride along.
+`[fail=error]`, `[crash]` or `[seize]` in the prompt does the same without changing the batch key: innocents
+ride along.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import re
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, cast
 
@@ -37,9 +40,9 @@ from pixelkiln_worker.families.contract import Outcome, Picture, Pixels, Task, W
 DEVICE_MS = 40.0
 PER_ITEM_MS = 5.0
 
-Mishap = Literal["", "error", "batch", "oom", "oom_alone", "hang", "poison", "crash"]
+Mishap = Literal["", "error", "batch", "oom", "oom_alone", "hang", "poison", "crash", "seize"]
 
-_MARK = re.compile(r"\[(?:fail=(error|batch|oom|oom_alone|hang|poison)|(crash))\]")
+_MARK = re.compile(r"\[(?:fail=(error|batch|oom|oom_alone|hang|poison)|(crash|seize))\]")
 
 
 class OutOfMemoryError(RuntimeError):
@@ -77,7 +80,7 @@ class StubModel:
         if "hang" in mishaps:
             while True:
                 time.sleep(1)
-        self._sleep_through(batch, watch, crash_at=0.5 if "crash" in mishaps else None)
+        self._sleep_through(batch, watch, end=_end(mishaps))
         return [
             ValueError("this job was asked to fail") if mishap == "error" else _paint(task.spec)
             for task, mishap in zip(batch, mishaps, strict=True)
@@ -86,7 +89,9 @@ class StubModel:
     def close(self) -> None:
         """Nothing to drop."""
 
-    def _sleep_through(self, batch: Sequence[Task], watch: Watch, *, crash_at: float | None) -> None:
+    def _sleep_through(
+        self, batch: Sequence[Task], watch: Watch, *, end: Callable[[], object] | None = None
+    ) -> None:
         leader = batch[0].spec
         steps = int(leader.input.get("steps") or 1)
         rows = sum(task.spec.rows for task in batch)
@@ -96,8 +101,8 @@ class StubModel:
         for step in range(1, steps + 1):
             # against the start, not step by step: sleeping overshoots, and the overshoot must not add up
             time.sleep(max(0.0, began + work_ms / 1_000 * step / steps - time.monotonic()))
-            if crash_at is not None and step >= steps * crash_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if end is not None and step >= steps / 2:
+                end()
             watch.step(step, steps)
             if step < steps:
                 _show(batch, watch)
@@ -115,9 +120,18 @@ def _show(batch: Sequence[Task], watch: Watch) -> None:
 def _mishap(spec: JobSpec) -> Mishap:
     options = spec.input.get("options", {})
     mark = _MARK.search(spec.input["prompt"])
-    if options.get("crash") or (mark and mark[2]):
-        return "crash"
-    return cast(Mishap, options.get("fail") or (mark[1] if mark else "") or "")
+    marked = (mark[1] or mark[2]) if mark else ""
+    ends = [name for name in ("crash", "seize") if options.get(name) or marked == name]
+    return cast(Mishap, ends[0] if ends else options.get("fail") or marked)
+
+
+def _end(mishaps: Sequence[Mishap]) -> Callable[[], object] | None:
+    """Return what ends or hangs the process at the middle step, if anything."""
+    if "crash" in mishaps:
+        return lambda: os.kill(os.getpid(), signal.SIGKILL)
+    if "seize" in mishaps:
+        return lambda: ctypes.PyDLL(None).sleep(86_400)  # PyDLL, unlike CDLL, keeps the lock
+    return None
 
 
 def _number(spec: JobSpec, option: str, default: float) -> float:
