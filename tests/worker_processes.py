@@ -127,6 +127,15 @@ class Stack:
 
         return wait_for(running, 20.0, "the job did not start")
 
+    def kill(self, worker: WorkerInfo, *, whole: bool) -> None:
+        """SIGKILL a worker; `whole`: its launcher too, and first, so that it does not see it."""
+        if whole:
+            launcher = next(one for one in self.launchers if worker.pid in _children(one))
+            os.kill(worker.pid, signal.SIGSTOP)  # it shall not hear of that, and drain
+            launcher.kill()
+            launcher.wait()
+        os.kill(worker.pid, signal.SIGKILL)
+
     def close(self) -> None:
         """Kill the launchers and the workers they left."""
         for info in self.fleet.workers():
@@ -140,12 +149,12 @@ class Stack:
 
     def _pids(self) -> set[int]:
         """The children of our launchers that are alive."""
-        children = set()
-        for launcher in self.launchers:
-            listed = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
-            if listed.exists():
-                children |= {int(pid) for pid in listed.read_text().split()}
-        return children
+        return {pid for launcher in self.launchers for pid in _children(launcher)}
+
+
+def _children(launcher: subprocess.Popen[bytes]) -> set[int]:
+    listed = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    return {int(pid) for pid in listed.read_text().split()} if listed.exists() else set()
 
 
 def result_of(record: Record) -> Result:

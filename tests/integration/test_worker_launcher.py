@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import pytest
 import redis
 
 from pixelkiln_shared.jobs import Status
+from pixelkiln_shared.ledger.contract import LaneOffer
 from pixelkiln_shared.settings import Settings
 from pixelkiln_worker import device, launcher
+from pixelkiln_worker.burials import Burials
+from pixelkiln_worker.serving import worker_id
 from tests.conftest import redis_binary
 from tests.worker_processes import Stack, stub_spec, wait_for
 
@@ -70,15 +74,47 @@ def test_a_dead_child_is_replaced_and_struck_off(stack: Stack) -> None:
     assert [info.id for info in stack.fleet.workers()] == [other.id]
 
 
-def test_the_jobs_of_a_dead_child_start_elsewhere_long_before_their_leases_end(stack: Stack) -> None:
+@pytest.mark.parametrize("whole", [False, True], ids=["child", "launcher and child"])
+def test_the_jobs_of_the_dead_start_elsewhere_long_before_their_leases_end(stack: Stack, whole: bool) -> None:
     workers = {info.id: info for info in (stack.start(PIXELKILN_LEASE_S="600") for _ in range(2))}
-    [job] = stack.submit(stub_spec(device_ms=4_000, steps=40))
-    first = stack.until_running(job, step=1).worker
-    assert first is not None
-    os.kill(workers[first].pid, signal.SIGKILL)
+    [job] = stack.submit(stub_spec(device_ms=3_000, steps=30))
+    first = workers.pop(stack.until_running(job).worker or "")
+    stack.kill(first, whole=whole)
     [record] = stack.until([job], seconds=30)
     assert (record.status, record.attempt, record.strikes) == (Status.SUCCEEDED, 2, 1)
-    assert record.worker != first
+    assert record.worker != first.id
+    known = {info.id for info in stack.fleet.workers()}
+    assert set(workers) <= known
+    assert first.id not in known
+
+
+def test_a_launcher_that_starts_finds_who_died_before_it(stack: Stack) -> None:
+    first = stack.start(PIXELKILN_LEASE_S="600")
+    [job] = stack.submit(stub_spec(device_ms=2_000, steps=20))
+    stack.until_running(job)
+    stack.kill(first, whole=True)
+    assert first.id in {info.id for info in stack.fleet.workers()}
+    stack.launch(PIXELKILN_LEASE_S="600")
+    [record] = stack.until([job], seconds=60)
+    assert (record.status, record.attempt) == (Status.SUCCEEDED, 2)
+    assert first.id not in {info.id for info in stack.fleet.workers()}
+
+
+def test_a_child_that_had_to_be_killed_at_a_stop_gives_its_jobs_back_without_blame(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "KILL_AFTER_S", 0.1)
+    settings = Settings(redis_url=redis_url, spool_dir=tmp_path, drain_s=0.1)
+    child = launcher.Child(["sh", "-c", "trap '' TERM; sleep 60"], {})
+    with closing(Stack(redis_url, tmp_path)) as stack:
+        [job] = stack.submit(stub_spec())
+        child.start()
+        assert child.process is not None
+        name = worker_id(child.process.pid, child.birth)
+        stack.ledger.claim(name, [LaneOffer(lane=stub_spec().lane, max_rows=8)], lease_s=600)
+        assert launcher.Launcher(settings, Burials(settings), [child])._stop() == 1
+        record = stack.ledger.get(job)
+        assert (record.status, record.strikes, record.suspect) == (Status.QUEUED, 0, False)
 
 
 def test_who_holds_the_global_lock_for_ever_is_killed_and_who_is_frozen_for_a_moment_is_not(

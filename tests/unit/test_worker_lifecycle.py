@@ -183,6 +183,16 @@ def test_a_sweep_takes_back_and_rings(house: House) -> None:
     assert house.bells.queues[LANE] == 1
 
 
+def test_sweeps_without_finds_do_not_ring_each_time(house: House) -> None:
+    house.put(stub_spec())
+    house.life.reap()
+    assert house.bells.queues[LANE] == 1
+    house.bells.queues.clear()
+    house.life._client.delete(keys.REAP_LOCK)
+    house.life.reap()
+    assert house.bells.queues[LANE] == 0
+
+
 def test_two_processes_do_not_sweep_at_once(house: House) -> None:
     house.life.reap()
     house.hold(stub_spec())

@@ -28,6 +28,7 @@ from pixelkiln_worker import device, ears, firing, hung_loads, signs_of_life, ta
 from pixelkiln_worker.compute import Compute
 from pixelkiln_worker.held import Held
 from pixelkiln_worker.lifecycle import Lifecycle
+from pixelkiln_worker.presence import Presence, base_folder
 from pixelkiln_worker.recall import Recall
 from pixelkiln_worker.refusals import Refusals
 from pixelkiln_worker.residency import Residency
@@ -72,15 +73,17 @@ class Process:
         turns = Turns(long_fetches=max(1, settings.worker_concurrency - 2))
         telemetry = Telemetry()
         name = worker_id(os.getpid(), os.environ.get(BIRTH) or secrets.token_hex(3))
+        base = base_folder(settings.spool_dir)
+        Presence(base, settings.redis_url).hold(name)
         spool = Spool(
             storage,
-            own_folder(settings.spool_dir, name=name),
+            own_folder(base, name=name),
             bound_bytes=settings.spool_mb * 1_000_000,
             patience_s=settings.outage_s,
         )
         residency = Residency(chosen, on_load=telemetry.loaded)
         rest_s = max(settings.load_timeout_s, hung_loads.SHORTEST_REST_S)
-        for model, left_s in hung_loads.lately(spool.folder.parent, rest_s).items():
+        for model, left_s in hung_loads.lately(base, rest_s).items():
             residency.rest(model, f"{model} did not load: it hung and was given up", left_s)
         self._shop = shop = Workshop(
             worker_id=name,

@@ -13,14 +13,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import redis
 import structlog
 
 from pixelkiln_shared import logs
 from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
-from pixelkiln_shared.fleet import Fleet
-from pixelkiln_shared.ledger import open_ledger, redis_client
 from pixelkiln_shared.settings import Settings, load
+from pixelkiln_worker.burials import Burials
 from pixelkiln_worker.device import accelerator_here
 from pixelkiln_worker.serving import (
     BIRTH,
@@ -150,6 +148,7 @@ class Launcher:
     """The supervisor. `run` returns the exit code."""
 
     settings: Settings
+    burials: Burials
     children: list[Child] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -176,6 +175,7 @@ class Launcher:
                     child.start()
             if all(child.drained for child in self.children):
                 return 0
+            self.burials.look()
             self._stopping.wait(_POLL_S)
         return self._stop() or code
 
@@ -183,13 +183,9 @@ class Launcher:
         """Take a dead child off the fleet's register, and let others have its jobs at once."""
         name = worker_id(child.last_pid, child.birth)
         try:
-            with redis_client(self.settings) as client:
-                fleet = Fleet(client)
-                child.drained |= fleet.unwanted(name)  # it died while it drained
-                fleet.leave(name)
-                self._take_back(name, client)
+            child.drained |= self.burials.bury(name)  # it died while it drained
         except RedisUnavailable:
-            log.warning("Redis is away: leases will run out instead", worker=name)
+            log.warning("Redis is away: its jobs wait until it is back", worker=name)
         how: dict[str, int | str | None] = {"pid": child.last_pid, "code": child.last_code}
         if child.killed_for:
             how["why"] = child.killed_for
@@ -198,34 +194,30 @@ class Launcher:
         else:
             log.warning("worker ended", **how, restart_s=round(child.pause_s, 1))
 
-    def _take_back(self, name: str, client: redis.Redis) -> None:
-        """Have the jobs of a dead child judged and queued again, and ring for them."""
-        ledger = open_ledger(self.settings, client=client)
-        if not ledger.lapse(name):
-            return
-        reaped = ledger.reap()
-        log.warning("took back the jobs of a dead worker", requeued=reaped.requeued, failed=reaped.failed)
-        # Only now: Celery would double the memory of a launcher that never needs it.
-        from pixelkiln_shared.bells import CeleryBells, make_app
-
-        with make_app(self.settings) as app:
-            CeleryBells(app, client).ring(reaped.lanes)
-
     def _stop(self) -> int:
         """Drain every child; kill those that do not end in time."""
-        alive = [child.process for child in self.children if child.process is not None]
-        for process in alive:
+        alive = {child.birth: child.process for child in self.children if child.process is not None}
+        for process in alive.values():
             process.terminate()
         deadline = time.monotonic() + self.settings.drain_s + KILL_AFTER_S
         killed = 0
-        for process in alive:
+        for birth, process in alive.items():
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
+                self._give_back(worker_id(process.pid, birth))
                 process.kill()
                 process.wait()
                 killed += 1
+        self.burials.look(at_once=True)
         return 1 if killed else 0
+
+    def _give_back(self, name: str) -> None:
+        """Let others have the jobs of a child that must be killed: the stop ends it, not they."""
+        try:
+            self.burials.bury(name, blame=False)
+        except RedisUnavailable:
+            log.warning("Redis is away: leases will run out instead", worker=name)
 
 
 def _die_with(parent: int) -> Callable[[], None]:
@@ -245,7 +237,7 @@ def main() -> int:
     try:
         settings = load()
         logs.configure(settings)
-        return Launcher(settings).run()
+        return Launcher(settings, Burials(settings)).run()
     except Misconfigured as error:
         print(error.message, file=sys.stderr)
         return EXIT_MISCONFIGURED

@@ -7,10 +7,8 @@ one that starts removes it, because the leases of those results are gone as well
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +29,7 @@ from pixelkiln_worker.delivery import Stored
 from pixelkiln_worker.encode import EncodedFile
 from pixelkiln_worker.families.contract import Outcome
 from pixelkiln_worker.held import HeldJob
+from pixelkiln_worker.locks import locked, remove_unheld
 from pixelkiln_worker.patience import insist
 
 log = structlog.get_logger(__name__)
@@ -253,25 +252,20 @@ class Spool:
             parcel.remove()
 
 
-def own_folder(base: Path | None, *, name: str) -> OwnFolder:
+def own_folder(base: Path, *, name: str) -> OwnFolder:
     """Make a folder for this process below `base`, and remove those of processes that are dead.
 
     Args:
-        base: left out: a folder in the system's place for temporary files, private to this user.
+        base: from `presence.base_folder`.
         name: tells this process from every other; what has it is this process's own until it ends.
 
     Raises:
-        Misconfigured: nothing can be written there, or it belongs to somebody else.
+        Misconfigured: nothing can be written there.
     """
-    named = base is not None
-    base = base or Path(tempfile.gettempdir()) / f"pixelkiln-spool-{os.geteuid()}"
     folder = base / f"{name}{_FOLDER}"
     try:
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not named and (base.is_symlink() or base.stat().st_uid != os.geteuid()):
-            raise Misconfigured(f"PIXELKILN_SPOOL_DIR: {base} belongs to somebody else; name another")
         lock = base / f"{folder.name}{_LOCK}"
-        own = OwnFolder(path=folder, lock=lock, descriptor=_locked(lock))
+        own = OwnFolder(path=folder, lock=lock, descriptor=locked(lock))
         folder.mkdir(mode=0o700)
         _sweep(base)
     except OSError as error:
@@ -279,30 +273,8 @@ def own_folder(base: Path | None, *, name: str) -> OwnFolder:
     return own
 
 
-def _locked(path: Path) -> int:
-    """Return the descriptor of a new file, locked until it is closed or this process ends in any way."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        os.close(descriptor)  # a sweeper took it for a dead one in between
-
-
 def _sweep(base: Path) -> None:
     """Remove the folders whose lock nobody holds."""
     for lock in base.glob(f"*{_FOLDER}{_LOCK}"):
-        try:
-            descriptor = os.open(lock, os.O_RDWR)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            lock.unlink(missing_ok=True)
+        if remove_unheld(lock, partial(shutil.rmtree, lock.with_suffix(""), ignore_errors=True)):
             log.info("what a dead process had spooled is removed", folder=lock.stem)
-        except BlockingIOError:  # it lives
-            continue
-        finally:
-            os.close(descriptor)

@@ -27,5 +27,7 @@ __all__ = [
 
 def open_ledger(settings: Settings, *, client: redis.Redis | None = None) -> RedisLedger:
     """Return the ledger these settings name, over a client of the caller's if he has one (`redis_client`)."""
-    away_s = max(10.0, settings.lease_s)  # two sweeps late: Redis was away, see `RedisLedger`
+    # So long without a sweep: Redis was away (see `RedisLedger`), and a lease may have lapsed for want of a
+    # heartbeat. Where no worker sweeps every second, an API does every five.
+    away_s = max(10.0, settings.lease_s - settings.heartbeat_s)
     return RedisLedger(client or redis_client(settings), retention_s=settings.retention_s, away_s=away_s)

@@ -143,6 +143,13 @@ class LedgerReader:
             lanes[lane] = lanes.get(lane, 0) + int(count)
         return lanes
 
+    def held_by(self, worker: str) -> list[tuple[str, int]]:
+        """Return what a worker holds: job ids with the attempts that are its own."""
+        with redis_errors():
+            ids = cast(list[str], self._client.hkeys(LedgerKey.HELD + worker))
+        records = [record for record in self.get_many(ids) if record is not None]
+        return [(record.id, record.attempt) for record in records if record.worker == worker]
+
     def _counted(self, scope: str, group_id: str) -> tuple[dict[str, str], dict[Status, int]]:
         names = {(status, kind): _index_names(scope, kind, status)[0] for status in Status for kind in Kind}
         with redis_errors():

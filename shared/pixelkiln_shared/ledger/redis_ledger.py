@@ -46,7 +46,7 @@ CHUNKS_UNDER_WAY = 2  # one that Redis writes, one that waits for it: half a meg
 REAP_CHUNK = 200  # as many leases and deadlines: below 20 ms in which Redis does nothing else
 REAPED = 5_000  # of each in a sweep
 SWEEP_CHUNK = 250
-SWEEPS = 80  # 20,000 old records a sweep: four thousand jobs a second, for ever
+SWEEPS = 16  # 4,000 old records a sweep, and workers sweep every second: as many jobs a second, for ever
 
 
 class RedisLedger(LedgerReader):
