@@ -227,6 +227,18 @@ def test_a_failing_delivery_follows_the_schedule_to_its_end(world: World) -> Non
     assert (last.response, last.due_at, last.attempts) == (503, None, len(tried))
 
 
+def test_the_schedule_begins_when_a_try_has_failed(world: World) -> None:
+    """Not when the job ended: our own outages, and a slow receiver's silence, take no try away."""
+    ended(world)
+    world.clock.advance(600)  # no courier lives
+    world.outbox.claim(1)
+    world.clock.advance(LEASE_S + 1)  # it was killed
+    delivery = only(world)
+    world.clock.advance(15)  # the receiver says nothing
+    world.outbox.settle(delivery, Word.FAILED, error="timeout")
+    assert world.outbox.get(delivery.id).due_at == world.clock.now + SCHEDULE_S[1]
+
+
 def test_of_many_deliveries_to_a_dead_receiver_one_looks_after_it(world: World) -> None:
     ended(world, 10)
     tries = 0

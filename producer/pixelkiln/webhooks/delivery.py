@@ -41,7 +41,7 @@ class Courier:
 
     Args:
         body_of: returns the message of a delivery as JSON; runs in a thread.
-        schedule_s: seconds after it was due at which a delivery is tried.
+        schedule_s: seconds after it first failed at which a delivery is tried.
     """
 
     def __init__(

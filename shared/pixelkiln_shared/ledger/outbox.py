@@ -28,7 +28,7 @@ LOOK_AGAIN_S = 45.0  # while a receiver is away one delivery looks after it so o
 LOOK_FOR_S = 3_600.0  # ... when it is less than an hour old: a return is noticed within a minute
 MOST_OF_A_SUBJECT = 100  # a job that was retried often shows the newest deliveries
 
-# When a delivery is tried, in seconds after it was first due: the example schedule of the Standard Webhooks
+# When a delivery is tried, in seconds after it first failed: the example schedule of the Standard Webhooks
 # specification, section "Deliverability and reliability" (its column "Time since start").
 SCHEDULE_S = (0, 5, 305, 2_105, 9_305, 27_305, 63_305, 113_705, 185_705, 272_105)
 

@@ -28,7 +28,7 @@ from pixelkiln_shared.ledger.outbox import (
 @dataclass(slots=True)
 class _Letter:
     shown: Delivery
-    since: float
+    since: float | None = None  # when a try first failed
     aloft_until: float | None = None
     absent: bool = False  # its receiver had failed before and taken nothing since
     ended_at: float = 0.0
@@ -62,7 +62,7 @@ class MemoryOutbox:
             created_at=now,
             due_at=now,
         )
-        self._letters[shown.id] = _Letter(shown, since=now)
+        self._letters[shown.id] = _Letter(shown)
 
     def claim(self, limit: int, *, lease_s: float = LEASE_S) -> list[Delivery]:
         """Take up to `limit` deliveries that are due."""
@@ -104,7 +104,8 @@ class MemoryOutbox:
             if word is Word.FAILED:
                 letter.absent = self._is_failing(receiver)
                 self._failing.setdefault(receiver, now)
-                due = self._next_try(letter, receiver, schedule_s)
+                letter.since = now if letter.since is None else letter.since
+                due = self._next_try(letter, letter.since, receiver, schedule_s)
                 if due is None:
                     self._close(letter, DeliveryStatus.FAILED)
                 else:
@@ -125,9 +126,9 @@ class MemoryOutbox:
             letter = self._letters.get(delivery_id)
             if letter is None:
                 raise missing(delivery_id)
-            letter.since = self._clock()
+            letter.since, letter.absent = None, False
             self._gone.pop((letter.shown.tenant, letter.shown.url), None)
-            due = None if letter.aloft_until is not None else letter.since
+            due = None if letter.aloft_until is not None else self._clock()
             letter.shown = replace(letter.shown, status=DeliveryStatus.PENDING, due_at=due)
             return letter.shown
 
@@ -207,14 +208,16 @@ class MemoryOutbox:
         letter.shown = replace(letter.shown, attempts=attempts, attempted_at=now, due_at=None)
         return True
 
-    def _next_try(self, letter: _Letter, receiver: str, schedule_s: Sequence[float]) -> float | None:
+    def _next_try(
+        self, letter: _Letter, since: float, receiver: str, schedule_s: Sequence[float]
+    ) -> float | None:
         now = self._clock()
-        due = next((letter.since + one for one in schedule_s if letter.since + one > now), None)
+        due = next((since + one for one in schedule_s if since + one > now), None)
         others = self._waiting(receiver)
         looked_after = self._aloft(receiver) > 0 or any(
             one is not letter and (one.shown.due_at or 0) <= now + LOOK_AGAIN_S for one in others
         )
-        if due is not None and letter.absent and not looked_after and now - letter.since < LOOK_FOR_S:
+        if due is not None and letter.absent and not looked_after and now - since < LOOK_FOR_S:
             due = min(due, now + LOOK_AGAIN_S)
         return due
 

@@ -3,7 +3,8 @@ local id = ARGV[1]
 local of = call("HMGET", K.delivery .. id, "status", "receiver", "tenant", "url", "sequence")
 if not of[1] then return false end
 call("ZREM", K.gone, address_of(of[3], of[4]))
-call("HSET", K.delivery .. id, "since", now, "status", "pending")
+call("HSET", K.delivery .. id, "status", "pending")
+call("HDEL", K.delivery .. id, "absent")
 if of[1] ~= "pending" then
   call("ZREM", K.deliveries .. of[3] .. ":" .. of[1], id)
   call("ZADD", K.deliveries .. of[3] .. ":pending", of[5], id)

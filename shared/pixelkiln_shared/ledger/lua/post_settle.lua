@@ -1,13 +1,14 @@
 -- ARGV: id, attempt, word (delivered, gone, failed), response or "", fault, look_again_ms, look_for_ms, milliseconds that
--- the receiver asked to be left alone; then when to try again, in milliseconds since the delivery was first due, ascending.
+-- the receiver asked to be left alone; then when to try again, in milliseconds since a try first failed, ascending.
 -- Returns the status, or false: another try began.
 local id, attempt, word, response, fault = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local look_again_ms, look_for_ms = tonumber(ARGV[6]), tonumber(ARGV[7])
 local PULLED = 50 -- deliveries that a success makes due at once; each of them does the same
 
-local of = call("HMGET", K.delivery .. id, "attempts", "receiver", "since", "tenant", "url")
+local of = call("HMGET", K.delivery .. id, "attempts", "receiver", "since", "tenant", "url", "absent")
 if of[1] ~= attempt or not call("ZSCORE", K.aloft, id) then return false end
-local receiver, since = of[2], tonumber(of[3])
+-- The first failure begins the schedule: an outage of ours before it takes no try away.
+local receiver, since = of[2], of[6] and tonumber(of[3]) or now
 come_back(receiver, id)
 
 -- When this delivery is tried next; nil when it was the last time. While a receiver is away (`absent`) one delivery looks
@@ -43,7 +44,7 @@ if word == "failed" then
   local due = next_try(absent)
   if due then
     status = "pending"
-    call("HSET", K.delivery .. id, "response", response, "error", fault, "absent", absent and 1 or 0)
+    call("HSET", K.delivery .. id, "response", response, "error", fault, "absent", absent and 1 or 0, "since", since)
     owe(receiver, id, due)
   else
     close(id, status, response, fault)
