@@ -56,8 +56,8 @@ class Receiver(socketserver.ThreadingTCPServer):
         """Where it listens."""
         return f"http://127.0.0.1:{self.server_address[1]}/hook"
 
-    def next_answer(self) -> bytes | str:
-        """Return what to answer now."""
+    def answer_to(self, got: Got) -> bytes | str:
+        """Return what to answer a request."""
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     def wait_for(self, count: int, *, within_s: float = 20.0) -> list[Got]:
@@ -88,8 +88,9 @@ class _Handler(socketserver.StreamRequestHandler):
             name, _, value = text.partition(":")
             headers[name.lower()] = value.strip()
         body = self.rfile.read(int(headers.get("content-length", 0)))
-        self.server.got.append(Got(path=line.split(" ")[1], headers=headers, body=body))
-        self._answer(self.server.next_answer())
+        got = Got(path=line.split(" ")[1], headers=headers, body=body)
+        self.server.got.append(got)
+        self._answer(self.server.answer_to(got))
 
     def _answer(self, answer: bytes | str) -> None:
         if isinstance(answer, bytes):
@@ -112,10 +113,17 @@ class _Handler(socketserver.StreamRequestHandler):
 def receiving(*answers: bytes | str, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     """Run a receiver."""
     receiver = Receiver(*answers, port=port, tls=tls)
+    with serving(receiver):
+        yield receiver
+
+
+@contextmanager
+def serving(receiver: Receiver) -> Iterator[None]:
+    """Let a receiver answer, and close it afterwards."""
     thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield receiver
+        yield
     finally:
         receiver.closing.set()
         receiver.shutdown()

@@ -19,13 +19,13 @@ _OF_A_JOB = re.compile(r"(?P<job>.*/(?P<id>job_[0-9a-z]{26})/)(?P<inside>.*)")
 _ATTEMPT = re.compile(r"a\d+/")
 
 
-def sweep_uploads(storage: Storage, tenant: str = "default") -> int:
+def sweep_uploads(storage: Storage, tenant: str = "default", *, now: datetime | None = None) -> int:
     """Delete uploads older than `keys.UPLOAD_S`; jobs hold copies of theirs. Returns how many objects went.
 
     Raises:
         StorageUnavailable: the rest waits for the next time.
     """
-    oldest_kept = datetime.now(UTC) - timedelta(seconds=keys.UPLOAD_S)
+    oldest_kept = (now or datetime.now(UTC)) - timedelta(seconds=keys.UPLOAD_S)
     removed = 0
     for stored in storage.list(keys.upload_key(tenant, "upl_")):
         upload_id = stored.key.rpartition("/")[2].partition(".")[0]

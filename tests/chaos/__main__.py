@@ -8,10 +8,10 @@ import signal
 import sys
 from collections import Counter
 
-from tests.chaos.checker import Breach
 from tests.chaos.run import Outcome, longest_s, perform, table
 from tests.chaos.schedule import CUT, FULL, PROOF, Size, schedule
 from tests.chaos.stage import MUTANTS
+from tests.chaos.verdict import Breach
 
 SHOWN = 20
 

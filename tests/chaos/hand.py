@@ -28,7 +28,7 @@ from tests.chaos.stage import Server, Stage
 
 T = TypeVar("T")
 
-LANE = "generate.stub"
+LANES = ("generate.stub", "segment.classical-otsu")
 _AIM_S = 5.0  # so long is waited for a target: a POST under way, a holder of the lock
 _LOOK_S = 0.0005  # a POST takes a few milliseconds
 _GLANCE_S = 0.3  # a frozen Redis must not put a kill off
@@ -132,7 +132,7 @@ class Hand:
         until = time.monotonic() + fault.lasts_s
         while time.monotonic() < until:
             with suppress(Exception):
-                self._client.delete(queue_key(LANE))
+                self._client.delete(*map(queue_key, LANES))
             time.sleep(0.01)
 
     def _link(self, fault: Fault) -> None:

@@ -20,14 +20,18 @@ Event = Literal["invoke", "ok", "fail", "unknown"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One line. `at` is Unix seconds, `client` the number of the thread (-1: the hand that does the faults).
+    """One line. `at` is Unix seconds, `client` the number of the thread (-1: the hand that does the faults,
+    -2: the receiver of webhooks).
 
     Attributes:
-        op: `submit`, `poll`, `cancel`, or `fault`.
-        key: the idempotency key of a submit, the job's id of the others, the fault's kind.
+        op: `submit`, `reuse` (a key with another body), `poll`, `cancel`, `cancel_group`, `upload`,
+            `fault`, or `told` (a webhook's message arrived).
+        key: the idempotency key of a submit, a picture's name, the `webhook-id`, the fault's kind; else the
+            id of the job or group.
         status: the HTTP status of an answer; 0 without one.
         took_s: how long the answer took.
-        seen: what a poll saw of the job, or of a submit's answer: `id`, `status`, `results` (SHA-256 sums).
+        seen: what was answered: `ids` and `group` of a submit, `id`, `status` and `results` (SHA-256 sums) of
+            a job, `counts` of a group; or what a message said, and what it was answered.
     """
 
     at: float

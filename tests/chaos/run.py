@@ -12,15 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import recovery
-from tests.chaos.checker import Breach, Verdict, check
+from tests.chaos import recovery, told
+from tests.chaos.checker import check
 from tests.chaos.clients import Traffic, make_clients
 from tests.chaos.hand import Hand
 from tests.chaos.history import Entry, History
+from tests.chaos.hooks import Hooks, hooks
 from tests.chaos.schedule import Fault, Kind, Size, schedule
 from tests.chaos.stage import Stage, stage
+from tests.chaos.verdict import Breach, Verdict
 
 FOLDER = Path(__file__).parents[2] / "build" / "chaos"
+LAST_WORD_S = 60.0  # a killed courier's messages come back after 30 s, and are tried again after 5 more
 LAST_LOOK_S = 60.0  # for the clients to look at every job once more
 
 
@@ -44,8 +47,8 @@ class Outcome:
 
 
 def longest_s(size: Size) -> float:
-    """Return how many seconds a run takes at most, about: start, traffic, settling, the last look."""
-    return 20.0 + size.seconds + size.longest_freeze_s + size.settle_s + LAST_LOOK_S
+    """Return how many seconds a run takes at most, about: start, traffic, settling, the last looks."""
+    return 20.0 + size.seconds + size.longest_freeze_s + size.settle_s + LAST_WORD_S + LAST_LOOK_S
 
 
 def perform(seed: int, size: Size, *, mutant: str = "", folder: Path | None = None) -> Outcome:
@@ -55,11 +58,14 @@ def perform(seed: int, size: Size, *, mutant: str = "", folder: Path | None = No
     folder.mkdir(parents=True)
     faults = schedule(seed, size)
     history = History(folder / "history.jsonl")
-    with stage(folder, size, seed=seed, mutant=mutant) as made:
-        hand, settled_s = _play(made, size, seed, faults, history)
+    with (
+        hooks(history, seed) as receiver,
+        stage(folder, size, seed=seed, mutant=mutant, more=receiver.environment) as made,
+    ):
+        hand, settled_s = _play(made, size, seed, faults, receiver, history)
         entries = history.entries()
         records, objects = made.records(), made.objects()
-        verdict = check(entries, records, objects, swept=made.sweep())
+        verdict = check(entries, records, objects, groups=made.groups(records), swept=made.sweep())
         outcome = Outcome(
             seed=seed,
             size=size,
@@ -81,10 +87,10 @@ def perform(seed: int, size: Size, *, mutant: str = "", folder: Path | None = No
 
 
 def _play(
-    made: Stage, size: Size, seed: int, faults: Sequence[Fault], history: History
+    made: Stage, size: Size, seed: int, faults: Sequence[Fault], receiver: Hooks, history: History
 ) -> tuple[Hand, float]:
     """Let the clients go and the faults strike; then wait until every job has ended, or for so long."""
-    traffic = Traffic(history=history, url=made.url)
+    traffic = Traffic(history=history, url=made.url, hook_url=receiver.url)
     clients = make_clients(size, seed, traffic)
     hand = Hand(made, faults, traffic)
     for client in clients:
@@ -98,6 +104,8 @@ def _play(
     settled_s = time.monotonic() - struck
     if made.s3 is not None:
         made.s3.share = 0.0
+    receiver.steady.set()
+    _hear(made, history)
     traffic.over.set()
     until = time.monotonic() + LAST_LOOK_S
     for client in clients:
@@ -106,6 +114,13 @@ def _play(
     for client in clients:
         client.thread.join()
     return hand, settled_s
+
+
+def _hear(made: Stage, history: History) -> None:
+    """Wait until every end that a webhook tells was told, or for so long."""
+    records, until = made.records(), time.monotonic() + LAST_WORD_S
+    while told.untold(history.entries(), records) and time.monotonic() < until:
+        time.sleep(0.5)
 
 
 def _all_ended(made: Stage) -> bool:

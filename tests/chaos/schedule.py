@@ -18,7 +18,7 @@ class Kind(StrEnum):
     API_KILL = "api_kill"  # SIGKILL while a POST is under way
     REAPER_KILL = "reaper_kill"  # SIGKILL to the process that holds the lock of the sweep
     ZOMBIE = "zombie"  # SIGSTOP to a device process until its leases have run out, then SIGCONT
-    MUTE = "mute"  # the bells of a lane are lost, all that are rung for `lasts_s`
+    MUTE = "mute"  # the bells of all lanes are lost, all that are rung for `lasts_s`
     LINK = "link"  # what is between the workers and Redis resets, swallows, delays, ... for `lasts_s`
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -25,14 +25,14 @@ from urllib.parse import urlsplit
 
 import redis
 
-from pixelkiln.leftovers import DAYS, ROUND, Orphans
+from pixelkiln.leftovers import DAYS, ROUND, Orphans, sweep_uploads
 from pixelkiln.local.redis_server import find_server, free_port
 from pixelkiln_shared import keys
 from pixelkiln_shared.errors import RedisUnavailable
 from pixelkiln_shared.fleet import Fleet, WorkerInfo
 from pixelkiln_shared.keys import LedgerKey
 from pixelkiln_shared.ledger import RedisLedger, redis_client
-from pixelkiln_shared.ledger.contract import Record
+from pixelkiln_shared.ledger.contract import Group, Record
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.storage.contract import Storage
 from pixelkiln_shared.storage.folder import FolderStorage
@@ -41,6 +41,7 @@ from tests.chaos.proxy import S3Proxy, TcpProxy
 from tests.chaos.schedule import Size
 
 TENANT = "default"
+MODELS = ("stub", "classical-otsu")
 BOOT_S = 90.0  # far more than needed; the machine may be busy
 RESTART_S = 0.5  # the supervisor's pause
 MUTANTS = ("reaper_off", "fencing_off", "blame_off", "bells_off")  # see mutated/sitecustomize.py
@@ -98,7 +99,7 @@ class Server:
 class Stage:
     """What a run plays on; see `stage`."""
 
-    def __init__(self, folder: Path, size: Size, *, seed: int, mutant: str) -> None:
+    def __init__(self, folder: Path, size: Size, *, seed: int, mutant: str, more: Mapping[str, str]) -> None:
         self.folder = folder
         self._redis_port = free_port()
         self.link = TcpProxy(self._redis_port)
@@ -112,6 +113,7 @@ class Stage:
         self.storage = self._storage()
         self._size = size
         self._mutant = mutant
+        self._more = more
         self._stopping = threading.Event()
         self._tending = threading.Thread(target=self._tend, name="supervisor", daemon=True)
         self.redis = Server(self._redis_command(), dict(os.environ), folder / "redis.log")
@@ -160,6 +162,10 @@ class Stage:
             if after is None:
                 return found
 
+    def groups(self, records: Sequence[Record]) -> dict[str, Group]:
+        """Return what the ledger says of the groups of these records."""
+        return {one: self.ledger.group(one) for one in {record.group for record in records} if one}
+
     def events(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Yield the entries of the ledger's event streams: id and fields."""
         for shard in range(keys.EVENT_SHARDS):
@@ -174,12 +180,13 @@ class Stage:
             return dict(zip(found, hands.map(self._sha256, found), strict=True))
 
     def sweep(self) -> list[str]:
-        """Remove the orphans as if hours had passed; returns the keys that are left."""
+        """Remove orphans as after hours, and uploads as after a day; returns the keys that are left."""
         later = datetime.now(UTC) + timedelta(seconds=keys.ORPHAN_S + 60)
         orphans = Orphans(self.storage, self.ledger, now=lambda: later)
         rounds = DAYS + 2 + sum(1 for _ in self.storage.list("")) // ROUND
         for _ in range(rounds):
             orphans.sweep()
+        sweep_uploads(self.storage, TENANT, now=datetime.now(UTC) + timedelta(seconds=keys.UPLOAD_S + 60))
         return [stored.key for stored in self.storage.list("")]
 
     def _sha256(self, key: str) -> str:
@@ -246,9 +253,10 @@ class Stage:
             "PIXELKILN_SECRET": "of a chaos run",
             "PIXELKILN_DEVICE": "cpu",
             "PIXELKILN_STUB": "1",
-            "PIXELKILN_WORKER_MODELS": "stub",
+            "PIXELKILN_WORKER_MODELS": ",".join(MODELS),
             "PIXELKILN_LEASE_S": str(self._size.lease_s),
             "PIXELKILN_HEARTBEAT_S": str(self._size.heartbeat_s),
+            **self._more,
         }
         if self.s3 is not None:
             ours |= {
@@ -265,10 +273,16 @@ class Stage:
 
 
 @contextmanager
-def stage(folder: Path, size: Size, *, seed: int, mutant: str = "") -> Iterator[Stage]:
-    """Set the stage in an empty folder and clear it afterwards; logs and Redis's file stay in the folder."""
+def stage(
+    folder: Path, size: Size, *, seed: int, mutant: str = "", more: Mapping[str, str] | None = None
+) -> Iterator[Stage]:
+    """Set the stage in an empty folder and clear it afterwards; logs and Redis's file stay in the folder.
+
+    Args:
+        more: environment of the processes beside what every run has.
+    """
     with ExitStack() as stack:
-        made = Stage(folder, size, seed=seed, mutant=mutant)
+        made = Stage(folder, size, seed=seed, mutant=mutant, more=more or {})
         stack.callback(_empty_bucket, made)
         stack.enter_context(made.link)
         if made.s3 is not None:

@@ -12,11 +12,12 @@ from pixelkiln_shared.jobs import Priority, Status
 from pixelkiln_shared.keys import attempt_prefix, new_id
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger.contract import Record
-from tests.chaos.checker import SLOWEST_S, Breach, Verdict, check
+from tests.chaos.checker import SLOWEST_S, check
 from tests.chaos.history import Entry, Event, History, read
 from tests.chaos.recovery import starts, waits_s
 from tests.chaos.schedule import CUT, FULL, schedule
 from tests.chaos.schedule import Kind as Fault
+from tests.chaos.verdict import Breach, Verdict
 
 SUM = "a" * 64
 OTHER = "b" * 64
@@ -29,7 +30,7 @@ def entry(op: str, event: Event, key: str, at: float = BEGAN, **more: Any) -> En
 
 
 def submitted(job_id: str = JOB, key: str = "k1") -> Entry:
-    return entry("submit", "ok", key, status=202, seen={"id": job_id, "status": "queued", "results": []})
+    return entry("submit", "ok", key, status=202, seen={"ids": [job_id], "group": ""})
 
 
 def polled(status: str, *sums: str) -> Entry:
@@ -59,7 +60,7 @@ def record(
     **more: Any,
 ) -> Record:
     """A record as it should be; `shows` names the attempt whose object it shows."""
-    artifacts = [{"key": key_of(shows or attempt, job_id), "sha256": SUM}]
+    artifacts = [{"key": key_of(shows or attempt, job_id), "sha256": SUM, "role": "image"}]
     labels = {"chaos": key} | ({"poison": "1"} if poison else {})
     return Record(
         id=job_id,
