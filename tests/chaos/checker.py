@@ -53,6 +53,7 @@ def check(
     objects: Mapping[str, str],
     *,
     groups: Mapping[str, Group] | None = None,
+    given_back: Mapping[str, int] | None = None,
     swept: Collection[str] | None = None,
 ) -> Verdict:
     """Judge a run.
@@ -62,6 +63,7 @@ def check(
         records: every record the ledger holds.
         objects: every object of the bucket: key -> SHA-256 of its bytes, in hexadecimal.
         groups: what the ledger says of each group, by id.
+        given_back: by job, how many attempts a worker gave back before a lease could run out.
         swept: the keys that are left after orphans were removed; None when nobody swept.
     """
     by_id = {record.id: record for record in records}
@@ -72,7 +74,7 @@ def check(
         *_cancels(entries, by_id),
         *_observations(entries, by_id),
         *_bucket(objects, by_id),
-        *_attempts(entries, records),
+        *_attempts(entries, records, given_back or {}),
         *relations.requests(records),
         *relations.reuses(entries, records),
         *relations.children(by_id),
@@ -85,7 +87,7 @@ def check(
         findings += _sweep(swept, by_id)
     for record in records:
         findings += [*_ending(record), *_result(record, objects)]
-    return Verdict(findings=tuple(findings), figures=_figures(entries, records, objects))
+    return Verdict(findings=tuple(findings), figures=_figures(entries, records, objects, given_back or {}))
 
 
 # ---------------------------------------------------------------------------------------------- the clients
@@ -191,8 +193,13 @@ def _due(record: Record) -> Counter[str]:
     return Counter({Role.IMAGE: record.rows})
 
 
-def _attempts(entries: Sequence[Entry], records: Sequence[Record]) -> Iterator[Finding]:
-    """Each attempt beyond the first has a fault of its own to explain it, within the job's life."""
+def _attempts(
+    entries: Sequence[Entry], records: Sequence[Record], given_back: Mapping[str, int]
+) -> Iterator[Finding]:
+    """Each attempt beyond the first has a fault of its own to explain it, within the job's life.
+
+    Or it was given back unrun, which only jobs with pictures are: they come too late for a batch.
+    """
     spans = list(_disruptions(entries, records))
     for record in records:
         if record.attempt < 2 or label(record, POISON_LABEL):
@@ -203,8 +210,10 @@ def _attempts(entries: Sequence[Entry], records: Sequence[Record]) -> Iterator[F
             for began, over, times in spans
             if began <= last and over + CLAIM_SLACK_S >= record.created_at
         )
+        if relations.picture(record):
+            explained += given_back.get(record.id, 0)
         if record.attempt - 1 > explained:
-            says = f"{record.attempt} attempts, {explained} faults in its life"
+            says = f"{record.attempt} attempts, {explained} explained"
             yield found(Breach.UNEXPLAINED, record.id, says)
 
 
@@ -270,7 +279,10 @@ def _is_leftover(key: str, by_id: Mapping[str, Record]) -> bool:
 
 
 def _figures(
-    entries: Sequence[Entry], records: Sequence[Record], objects: Mapping[str, str]
+    entries: Sequence[Entry],
+    records: Sequence[Record],
+    objects: Mapping[str, str],
+    given_back: Mapping[str, int],
 ) -> dict[str, float]:
     statuses = Counter(record.status for record in records)
     answers = [entry for entry in entries if entry.op not in _UNASKED and entry.event != "invoke"]
@@ -283,6 +295,7 @@ def _figures(
         "ended for a parent": sum(error_code(record) == relations.PARENT_FAILED for record in records),
         "executions": sum(record.attempt for record in records),
         "extra executions": sum(max(0, record.attempt - 1) for record in records),
+        "given back before a lease could run out": sum(given_back.values()),
         "answers": len(answers),
         "answers unknown": sum(entry.event == "unknown" for entry in answers),
         "slowest answer, s": round(max((entry.took_s for entry in answers), default=0.0), 1),

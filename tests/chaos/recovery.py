@@ -1,10 +1,13 @@
-"""How long the jobs of a killed worker waited for their next attempt: goal G3."""
+"""What the ledger's events tell of attempts: how long a kill's jobs waited for the next one (goal G3), and
+which were given back.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 
 from tests.chaos.history import Entry
@@ -18,11 +21,35 @@ def starts(events: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, list[fl
     Args:
         events: entries of the ledger's event streams: the entry's id, and its fields.
     """
-    began: dict[str, list[float]] = defaultdict(list)
-    for entry_id, fields in events:
-        if fields["type"] == "status" and json.loads(fields["data"])["status"] == "running":
-            began[fields["job"]].append(int(entry_id.partition("-")[0]) / 1_000)
-    return {job_id: sorted(times) for job_id, times in began.items()}
+    return {
+        job_id: [at for at, status in moves if status == "running"]
+        for job_id, moves in _moves(events).items()
+    }
+
+
+def given_back(events: Iterable[tuple[str, Mapping[str, str]]], lease_s: float) -> dict[str, int]:
+    """Return, by job, how many attempts ended as `queued` before their lease could run out.
+
+    A worker gives a job back that was to fill up a batch and whose picture came too late for it.
+    """
+    times = {
+        job_id: sum(
+            (before, after) == ("running", "queued") and at - began < lease_s
+            for (began, before), (at, after) in pairwise(moves)
+        )
+        for job_id, moves in _moves(events).items()
+    }
+    return {job_id: count for job_id, count in times.items() if count}
+
+
+def _moves(events: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, list[tuple[float, str]]]:
+    """Return, by job, when it came into which state, in order."""
+    moves: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for entry_id, fields in events:  # each job's are in one stream, which is in order
+        if fields["type"] == "status":
+            status = json.loads(fields["data"])["status"]
+            moves[fields["job"]].append((int(entry_id.partition("-")[0]) / 1_000, status))
+    return moves
 
 
 def waits_s(entries: Sequence[Entry], began: Mapping[str, Sequence[float]]) -> list[float]:

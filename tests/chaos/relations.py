@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.ledger.contract import Group, Record
@@ -113,16 +114,21 @@ def deadlines(records: Sequence[Record]) -> Iterator[Finding]:
             yield found(Breach.EXPIRY, record.id, says)
 
 
+def picture(record: Record) -> dict[str, Any]:
+    """Return where the picture is that a job works on; empty for one that takes none."""
+    return json.loads(record.spec).get("input", {}).get("image") or {}
+
+
 def inputs(
     by_id: Mapping[str, Record], objects: Mapping[str, str], swept: Collection[str] | None
 ) -> Iterator[Finding]:
     """A job's own copy of a picture outlives the sweep and every upload; uploads go after their time."""
     for record in by_id.values():
-        picture = json.loads(record.spec).get("input", {}).get("image") or {}
-        key = picture.get("object")
+        given = picture(record)
+        key = given.get("object")
         if key is None:
             continue
-        if objects.get(key) != picture["sha256"]:
+        if objects.get(key) != given["sha256"]:
             yield found(Breach.INPUT, record.id, f"{key} {'differs' if key in objects else 'is missing'}")
         elif swept is not None and key not in swept:
             yield found(Breach.INPUT, record.id, f"{key} was swept away")

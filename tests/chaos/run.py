@@ -65,7 +65,15 @@ def perform(seed: int, size: Size, *, mutant: str = "", folder: Path | None = No
         hand, settled_s = _play(made, size, seed, faults, receiver, history)
         entries = history.entries()
         records, objects = made.records(), made.objects()
-        verdict = check(entries, records, objects, groups=made.groups(records), swept=made.sweep())
+        events = list(made.events())
+        verdict = check(
+            entries,
+            records,
+            objects,
+            groups=made.groups(records),
+            given_back=recovery.given_back(events, size.lease_s),
+            swept=made.sweep(),
+        )
         outcome = Outcome(
             seed=seed,
             size=size,
@@ -73,7 +81,7 @@ def perform(seed: int, size: Size, *, mutant: str = "", folder: Path | None = No
             commit=running,
             folder=folder,
             verdict=verdict,
-            recovery=recovery.figures(recovery.waits_s(entries, recovery.starts(made.events()))),
+            recovery=recovery.figures(recovery.waits_s(entries, recovery.starts(events))),
             struck=_struck(entries),
             missed=hand.missed,
             s3_calls=made.s3.calls if made.s3 is not None else 0,

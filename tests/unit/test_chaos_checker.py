@@ -14,7 +14,7 @@ from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger.contract import Record
 from tests.chaos.checker import SLOWEST_S, check
 from tests.chaos.history import Entry, Event, History, read
-from tests.chaos.recovery import starts, waits_s
+from tests.chaos.recovery import given_back, starts, waits_s
 from tests.chaos.schedule import CUT, FULL, schedule
 from tests.chaos.schedule import Kind as Fault
 from tests.chaos.verdict import Breach, Verdict
@@ -262,6 +262,13 @@ def test_recovery_is_from_the_kill_to_the_next_attempt() -> None:
 
     assert waits_s([kill], starts(events)) == [18.0]
     assert waits_s([replace(kill, at=BEGAN + 30)], starts(events)) == []
+
+
+def test_an_attempt_that_ended_before_its_lease_was_given_back() -> None:
+    events = [event(BEGAN, "queued"), event(BEGAN + 1, "running"), event(BEGAN + 2, "queued")]
+
+    assert given_back([*events, event(BEGAN + 3, "running")], 4.0) == {JOB: 1}
+    assert given_back(events, 0.5) == {}
 
 
 @pytest.mark.parametrize("size", [FULL, CUT])

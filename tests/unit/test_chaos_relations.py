@@ -104,6 +104,15 @@ def test_an_upload_goes_after_its_time() -> None:
     assert breaches([record()], objects={UPLOAD: SUM}, swept=[UPLOAD]) == {Breach.LEFTOVER}
 
 
+def test_a_job_whose_picture_came_too_late_was_given_back() -> None:
+    again = record(kind=Kind.SEGMENT, attempt=2, image={"object": INPUT, "sha256": SUM})
+    bucket: dict[str, Any] = {"objects": {INPUT: SUM}}
+
+    assert breaches([again], **bucket, given_back={JOB: 1}) == set()
+    assert breaches([again], **bucket) == {Breach.UNEXPLAINED}
+    assert breaches([record(attempt=2)], given_back={JOB: 1}) == {Breach.UNEXPLAINED}
+
+
 # ------------------------------------------------------------------------------------- parents and children
 
 
