@@ -87,7 +87,7 @@ def check(
         findings += _sweep(swept, by_id)
     for record in records:
         findings += [*_ending(record), *_result(record, objects)]
-    return Verdict(findings=tuple(findings), figures=_figures(entries, records, objects, given_back or {}))
+    return Verdict(findings=tuple(findings), figures=_figures(entries, records, objects))
 
 
 # ---------------------------------------------------------------------------------------------- the clients
@@ -279,10 +279,7 @@ def _is_leftover(key: str, by_id: Mapping[str, Record]) -> bool:
 
 
 def _figures(
-    entries: Sequence[Entry],
-    records: Sequence[Record],
-    objects: Mapping[str, str],
-    given_back: Mapping[str, int],
+    entries: Sequence[Entry], records: Sequence[Record], objects: Mapping[str, str]
 ) -> dict[str, float]:
     statuses = Counter(record.status for record in records)
     answers = [entry for entry in entries if entry.op not in _UNASKED and entry.event != "invoke"]
@@ -295,7 +292,6 @@ def _figures(
         "ended for a parent": sum(error_code(record) == relations.PARENT_FAILED for record in records),
         "executions": sum(record.attempt for record in records),
         "extra executions": sum(max(0, record.attempt - 1) for record in records),
-        "given back before a lease could run out": sum(given_back.values()),
         "answers": len(answers),
         "answers unknown": sum(entry.event == "unknown" for entry in answers),
         "slowest answer, s": round(max((entry.took_s for entry in answers), default=0.0), 1),

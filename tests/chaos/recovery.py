@@ -30,7 +30,8 @@ def starts(events: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, list[fl
 def given_back(events: Iterable[tuple[str, Mapping[str, str]]], lease_s: float) -> dict[str, int]:
     """Return, by job, how many attempts ended as `queued` before their lease could run out.
 
-    A worker gives a job back that was to fill up a batch and whose picture came too late for it.
+    A worker gives a job back that was to fill up a batch and whose picture came too late for it. A launcher
+    gives back those of its dead child, and a fault explains these as well: they are counted twice.
     """
     times = {
         job_id: sum(
