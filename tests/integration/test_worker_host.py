@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pixelkiln_shared.fleet import WorkerInfo
 from pixelkiln_shared.jobs import JobSpec, Status
 from pixelkiln_shared.keys import new_id
 from pixelkiln_shared.kinds import Kind
@@ -25,11 +26,28 @@ import resource
 ROOM_BYTES = 96_000_000
 
 
-@pytest.fixture
-def stack(redis_url: str, tmp_path: Path) -> Iterator[Stack]:
-    stack = Stack(redis_url, tmp_path, PIXELKILN_WORKER_MODELS="stub,classical-otsu", MALLOC_ARENA_MAX="2")
+@pytest.fixture(scope="module")
+def stack(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    more = {"PIXELKILN_WORKER_MODELS": "stub,classical-otsu", "MALLOC_ARENA_MAX": "2"}
+    stack = Stack(f"{redis_server}/3", tmp_path_factory.mktemp("host"), **more)
+    stack.client.flushdb()
     yield stack
     stack.close()
+
+
+@pytest.fixture(scope="module")
+def worker(stack: Stack) -> WorkerInfo:
+    """The one whose limits change; they are put back after each test."""
+    return stack.start()
+
+
+@pytest.fixture(autouse=True)
+def limits_put_back(worker: WorkerInfo) -> Iterator[None]:
+    kinds = (resource.RLIMIT_AS, resource.RLIMIT_NOFILE)
+    before = {kind: resource.prlimit(worker.pid, kind) for kind in kinds}
+    yield
+    for kind, limits in before.items():
+        resource.prlimit(worker.pid, kind, limits)
 
 
 def segment_spec(stack: Stack, width: int, height: int) -> JobSpec:
@@ -63,8 +81,9 @@ def code_of(record: Record) -> str:
     return str(json.loads(record.error or "{}").get("code"))
 
 
-def test_a_host_without_memory_fails_what_does_not_fit_and_serves_the_rest(stack: Stack) -> None:
-    worker = stack.start()
+def test_a_host_without_memory_fails_what_does_not_fit_and_serves_on(
+    stack: Stack, worker: WorkerInfo
+) -> None:
     warm = stack.submit(*(stub_spec(f"warm {i}") for i in range(8)), segment_spec(stack, 64, 64))
     assert {record.status for record in stack.until(warm)} == {Status.SUCCEEDED}
     limit_memory(worker.pid)
@@ -80,8 +99,7 @@ def test_a_host_without_memory_fails_what_does_not_fit_and_serves_the_rest(stack
     assert {(record.status, record.worker) for record in after} == {(Status.SUCCEEDED, worker.id)}
 
 
-def test_a_worker_without_descriptors_is_late_and_loses_nothing(stack: Stack) -> None:
-    worker = stack.start()
+def test_a_worker_without_descriptors_is_late_and_loses_nothing(stack: Stack, worker: WorkerInfo) -> None:
     stack.until(stack.submit(stub_spec("warm")))
     before = limit_descriptors(worker.pid)
     ids = stack.submit(*(stub_spec(f"late {i}") for i in range(5)))
