@@ -8,9 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx2
+
+from pixelkiln.local.redis_server import free_port
 from pixelkiln_shared.bells import CeleryBells, make_app
 from pixelkiln_shared.fleet import Fleet, WorkerInfo
 from pixelkiln_shared.jobs import JobSpec, Result, Status
@@ -24,7 +28,7 @@ from pixelkiln_shared.storage import open_storage
 T = TypeVar("T")
 
 TENANT = "tests"
-BOOT_S = 30.0  # far more than a process needs; the machine may be busy
+BOOT_S = 90.0  # far more than a process needs; the machine may be busy
 
 
 def stub_spec(prompt: str = "a hill", **changes: Any) -> JobSpec:
@@ -75,19 +79,38 @@ class Stack:
         self.bells = CeleryBells(self.app, self.client)
         self.fleet = Fleet(self.client)
         self.launchers: list[subprocess.Popen[bytes]] = []
+        self.apis: list[subprocess.Popen[bytes]] = []
 
     def launch(self, **environment: str) -> subprocess.Popen[bytes]:
         """Start `python -m pixelkiln_worker`; its log is in the folder."""
+        launcher = self._process("pixelkiln_worker", f"worker-{len(self.launchers)}.log", environment)
+        self.launchers.append(launcher)
+        return launcher
+
+    def serve(self, **environment: str) -> str:
+        """Start `python -m pixelkiln.api` and wait until it answers; returns its URL."""
+        port = str(free_port())
+        api = self._process("pixelkiln.api", "api.log", {"PIXELKILN_PORT": port, **environment})
+        self.apis.append(api)
+        url = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool | None:
+            with suppress(httpx2.TransportError):
+                return httpx2.get(f"{url}/healthz", timeout=10, trust_env=False).status_code == 200
+            return None
+
+        wait_for(answers, BOOT_S, "the API did not start")
+        return url
+
+    def _process(self, module: str, log_name: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIXELKILN_")}
-        with (self.folder / f"worker-{len(self.launchers)}.log").open("wb") as log:
-            launcher = subprocess.Popen(
-                [sys.executable, "-m", "pixelkiln_worker"],
+        with (self.folder / log_name).open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", module],
                 env={**inherited, **self.environment, **environment},
                 stdout=log,
                 stderr=log,
             )
-        self.launchers.append(launcher)
-        return launcher
 
     def start(self, **environment: str) -> WorkerInfo:
         """Start a launcher and wait until its worker is ready."""
@@ -141,9 +164,9 @@ class Stack:
         for info in self.fleet.workers():
             if info.pid in self._pids():
                 os.kill(info.pid, signal.SIGKILL)
-        for launcher in self.launchers:
-            launcher.kill()
-            launcher.wait()
+        for process in [*self.launchers, *self.apis]:
+            process.kill()
+            process.wait()
         self.app.close()
         self.client.close()
 

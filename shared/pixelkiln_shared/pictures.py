@@ -133,6 +133,7 @@ def open_picture(data: bytes, limits: PictureLimits) -> CheckedPicture:
     except (InvalidImage, MemoryError):
         raise
     except Exception as error:  # damaged files make decoders raise almost anything
+        _unless_memory_is_short(error)
         raise InvalidImage(f"the picture is damaged: {_reason(error)}") from error
     return CheckedPicture(
         data=kept,
@@ -161,11 +162,19 @@ def decode(data: bytes, limits: PictureLimits = OURS) -> NDArray[np.uint8]:
     except (InvalidImage, MemoryError):
         raise
     except Exception as error:  # damaged files make decoders raise almost anything
+        _unless_memory_is_short(error)
         raise InvalidImage(f"the picture is damaged: {_reason(error)}") from error
     return pixels
 
 
 # ------------------------------------------------------------------------------------------------ the door
+
+
+def _unless_memory_is_short(error: Exception) -> None:
+    """Raise MemoryError where a decoder's own words say that it got none: the file is not to blame."""
+    text = str(error).lower()
+    if "out of memory" in text or "allocate memory" in text:
+        raise MemoryError(str(error)) from error
 
 
 def _opened(data: bytes, limits: PictureLimits) -> Image.Image:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -20,7 +21,10 @@ import redis
 from pixelkiln.monitor import run
 from pixelkiln_shared.bells import CeleryBells, make_app
 from pixelkiln_shared.errors import Misconfigured
+from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.settings import Settings
+from tests import worker_processes
+from tests.worker_processes import Stack, stub_spec
 
 PASSWORD = "only-for-this-test"
 
@@ -28,8 +32,9 @@ PASSWORD = "only-for-this-test"
 class Monitor:
     """A running Flower and how to ask it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pid: int) -> None:
         self.url = url
+        self.pid = pid
 
     def ask(self, path: str, *, password: str | None = PASSWORD, post: bool = False) -> tuple[int, bytes]:
         """Return the HTTP status and the body."""
@@ -54,7 +59,7 @@ def monitor(redis_url: str) -> Iterator[Monitor]:
     environment = os.environ | {"PIXELKILN_REDIS_URL": redis_url, "FLOWER_PASSWORD": PASSWORD}
     command = [sys.executable, "-m", "pixelkiln.monitor", "--port", str(port)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-        monitor = Monitor(f"http://127.0.0.1:{port}")
+        monitor = Monitor(f"http://127.0.0.1:{port}", process.pid)
         try:
             wait_for(monitor, process)
             yield monitor
@@ -89,6 +94,55 @@ def test_monitor_shows_waiting_bells_to_whoever_logs_in(monitor: Monitor, redis_
     assert status == 200
     assert lengths["generate.toyworld"] == 3
     assert lengths["segment.toyworld-classes"] == 0
+
+
+def test_a_frozen_monitor_holds_up_no_job_and_redis_drops_what_it_does_not_read(
+    monitor: Monitor, redis_url: str, tmp_path: Path
+) -> None:
+    stack = Stack(redis_url, tmp_path)
+    try:
+        stack.start()
+        event = an_event(stack)
+        os.kill(monitor.pid, signal.SIGSTOP)
+        try:
+            jobs = stack.submit(*(stub_spec(str(i), device_ms=5) for i in range(20)))
+            records = stack.until(jobs, seconds=40)
+            assert {(r.status, r.attempt) for r in records} == {(Status.SUCCEEDED, 1)}
+            assert stack.client.publish(*event) > 0, "nobody listens"
+            flood(stack.client, *event, total_bytes=50_000_000)  # as days of events would
+            unread = [int(one["omem"]) for one in stack.client.client_list(_type="pubsub")]
+            assert max(unread, default=0) < 1_000_000, "Redis keeps what nobody reads"
+            assert stack.client.info("memory")["used_memory"] < 60_000_000
+            [after] = stack.until(stack.submit(stub_spec("after")))
+            assert after.status is Status.SUCCEEDED
+        finally:
+            os.kill(monitor.pid, signal.SIGCONT)
+        assert monitor.ask("/api/queues/length")[0] == 200
+    finally:
+        stack.close()
+
+
+def an_event(stack: Stack) -> tuple[bytes, bytes]:
+    """Return a message that a worker sends to monitors, and its channel."""
+    with stack.client.pubsub(ignore_subscribe_messages=True) as heard:
+        heard.psubscribe("*celeryev*")
+        heard.get_message(timeout=5)
+        stack.until(stack.submit(stub_spec("to be heard of")))
+
+        def message() -> dict[str, bytes] | None:
+            return heard.get_message(timeout=1)
+
+        found = worker_processes.wait_for(message, 20, "workers tell monitors nothing")
+    return found["channel"], found["data"]
+
+
+def flood(client: redis.Redis, channel: bytes, data: bytes, *, total_bytes: int) -> None:
+    """Send a message so often."""
+    for _ in range(total_bytes // (len(data) * 1_000)):
+        with client.pipeline(transaction=False) as pipe:
+            for _ in range(1_000):
+                pipe.publish(channel, data)
+            pipe.execute()
 
 
 def test_monitor_refuses_to_control_anything(monitor: Monitor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pytest
 
 from pixelkiln_shared.fleet import WorkerInfo
 from pixelkiln_shared.jobs import Status
-from tests.worker_processes import Stack, stub_spec, wait_for
+from pixelkiln_shared.ledger.contract import Record
+from tests.worker_processes import BOOT_S, TENANT, Stack, result_of, stub_spec, wait_for
 
 HEARD_S = 6.0  # a report comes every 5 s; on a quiet machine a wish is heard within one
 
@@ -75,3 +78,41 @@ def test_a_worker_that_dies_while_it_drains_is_not_replaced(stack: Stack) -> Non
     assert stack.ledger.get(in_hand).status is not Status.SUCCEEDED
     assert log_of(stack).count("worker started") == 1
     assert stack.fleet.workers() == []
+
+
+def test_rough_goodbyes_move_a_job_on_and_leave_no_half_of_it(stack: Stack) -> None:
+    """SIGTERM twice to one launcher, as impatient supervisors send it, SIGQUIT to the next."""
+    for _ in range(3):
+        stack.launch(PIXELKILN_DRAIN_S="0.5")
+    wait_for(lambda: ready(stack) >= 2 or None, BOOT_S, "the workers did not become ready")
+    [job] = stack.submit(stub_spec("passed on", steps=60, device_ms=3_000))
+
+    def hit(attempt: int, *signals: signal.Signals) -> None:
+        record = wait_for(lambda: running_as(stack, job, attempt), 30, f"no attempt {attempt}")
+        pid = next(info.pid for info in stack.fleet.workers() if info.id == record.worker)
+        for number in signals:
+            os.kill(parent(pid), number)
+
+    hit(1, signal.SIGTERM, signal.SIGTERM)
+    hit(2, signal.SIGQUIT)
+    [record] = stack.until([job], seconds=BOOT_S)
+    assert (record.status, record.attempt) == (Status.SUCCEEDED, 3)
+    kept = [stored.key for stored in stack.storage.list(f"{TENANT}/") if job in stored.key]
+    assert sorted(kept) == sorted(artifact.key for artifact in result_of(record).artifacts)
+    assert all("/a3/" in key for key in kept)
+
+
+def ready(stack: Stack) -> int:
+    return sum(info.state == "ready" for info in stack.fleet.workers())
+
+
+def running_as(stack: Stack, job: str, attempt: int) -> Record | None:
+    """Return the record once this attempt is on its way."""
+    record = stack.ledger.get(job)
+    begun = (record.status, record.attempt) == (Status.RUNNING, attempt) and record.step > 0
+    return record if begun else None
+
+
+def parent(pid: int) -> int:
+    """Return the process id of a worker's launcher."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

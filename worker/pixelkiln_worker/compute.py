@@ -150,7 +150,7 @@ class Compute:
             log.warning("the model raised", jobs=[job.id for job in jobs], exc_info=True)
             if is_poisoned(error):
                 raise Poisoned(str(error)) from error
-            return _bare(error)
+            return bare(error)
         finally:
             self.current = None
         return None
@@ -198,7 +198,7 @@ def _parts(works: Sequence[Work], first_rows: int, rows: int) -> Iterator[list[W
     yield part
 
 
-def _bare(error: Exception) -> Exception:
+def bare(error: Exception) -> Exception:
     """Return the error without tracebacks, its causes' included: their frames hold what filled the memory."""
     link: BaseException | None = error
     while link is not None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import structlog
 
-from pixelkiln_shared.errors import JobError, PixelkilnError, Unavailable
+from pixelkiln_shared.errors import JobError, OutOfMemory, PixelkilnError, Unavailable
 from pixelkiln_worker import delivery
-from pixelkiln_worker.compute import Work
+from pixelkiln_worker.compute import Work, bare
 from pixelkiln_worker.delivery import Arrivals, Stored
+from pixelkiln_worker.device import is_out_of_memory
 from pixelkiln_worker.families.contract import Outcome
 from pixelkiln_worker.held import Gone, HeldJob
 from pixelkiln_worker.patience import Unwanted, insist
@@ -160,4 +161,7 @@ def _facts(work: Work, common: Mapping[str, Any]) -> dict[str, Any]:
 def _as_job_error(error: Exception) -> PixelkilnError:
     if isinstance(error, PixelkilnError):
         return error
+    if is_out_of_memory(error):
+        bare(error)
+        return OutOfMemory("the worker's memory does not hold this job's pictures; ask for smaller or fewer")
     return JobError(f"{type(error).__name__}: {str(error)[:500]}")

@@ -10,6 +10,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from pixelkiln.api import descriptors
 from pixelkiln.api.app import create_app
 from pixelkiln.api.events import Watcher
 from pixelkiln.api.protocol import HeadTimeoutProtocol
@@ -49,6 +50,7 @@ class _Server(uvicorn.Server):
 
 
 def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    mine = descriptors.claim()
     return uvicorn.Config(
         app,
         host=settings.host,
@@ -60,6 +62,8 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=5,
+        limit_concurrency=descriptors.connections(mine),
+        backlog=descriptors.backlog(mine),
     )
 
 

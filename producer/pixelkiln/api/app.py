@@ -23,6 +23,7 @@ from starlette.staticfiles import StaticFiles
 from pixelkiln.api import files, groups, jobs, models, openapi, status, uploads, webhooks, workers
 from pixelkiln.api.auth import AuthGuard, Gate
 from pixelkiln.api.body import BodyGuard
+from pixelkiln.api.descriptors import Shortage
 from pixelkiln.api.envelope import Envelope
 from pixelkiln.api.errors import of_http, of_parameters, problem
 from pixelkiln.api.events import Watcher
@@ -125,6 +126,7 @@ def _services(settings: Settings) -> Services:
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
+    asyncio.get_running_loop().set_exception_handler(Shortage())
     async with services.watcher.running():
         to_thread.current_default_thread_limiter().total_tokens = THREADS
         producer = services.producer

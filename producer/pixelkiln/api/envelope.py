@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pixelkiln.api.errors import problem
-from pixelkiln_shared.errors import PixelkilnError
+from pixelkiln_shared.errors import PixelkilnError, Unavailable
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -65,7 +65,10 @@ class Envelope:
             except Exception as error:
                 if status:
                     raise  # too late for another answer
-                if not isinstance(error, PixelkilnError):
+                if isinstance(error, MemoryError):
+                    _log.error("memory is short", method=scope["method"], path=scope["path"][:200])
+                    error = Unavailable("the server is short of memory; try again soon")
+                elif not isinstance(error, PixelkilnError):
                     _log.exception("a request failed", method=scope["method"], path=scope["path"][:200])
                     error = PixelkilnError("the server made a mistake; its log has the request id")
                 await problem(error, Request(scope))(scope, receive, sealed)

@@ -24,11 +24,19 @@ _QUESTIONS = dict.fromkeys(("get", "list", "count"), ("reading",))
 _OF_THE_OUTBOX = dict.fromkeys(
     ("post_claim", "post_settle", "post_again", "post_list", "post_state"), ("outbox",)
 )
+_SHARED_PARTS = _QUESTIONS | _OF_THE_OUTBOX
 
 
 def lua_file(name: str) -> str:
     """Return the text of `lua/{name}.lua`."""
     return (files(__package__) / "lua" / f"{name}.lua").read_text()
+
+
+def _moves() -> list[str]:
+    """Return the name of every file beside this one that is a move, not a part of others."""
+    parts = {"clock", "prelude", *_MOVES, *(part for shared in _SHARED_PARTS.values() for part in shared)}
+    names = [file.name.removesuffix(".lua") for file in (files(__package__) / "lua").iterdir()]
+    return [name for name in names if name not in parts]
 
 
 class Scripts:
@@ -42,6 +50,8 @@ class Scripts:
         self._client = client
         self._shared = [_constants(retention_s), clock or lua_file("clock"), lua_file("prelude")]
         self._sources: dict[str, tuple[str, str]] = {}
+        for name in _moves():  # now: a process that has run out of file descriptors could not read them later
+            self._source(name)
 
     def run(self, move: str, *arguments: str | int) -> Any:
         """Run a move; its text is sent only when Redis does not know it (a restart, a flush)."""
@@ -65,7 +75,7 @@ class Scripts:
 
     def _source(self, move: str) -> tuple[str, str]:
         if move not in self._sources:
-            parts = [*(_QUESTIONS | _OF_THE_OUTBOX).get(move, _MOVES), move]
+            parts = [*_SHARED_PARTS.get(move, _MOVES), move]
             text = "\n".join([*self._shared, *map(lua_file, parts)])
             self._sources[move] = (hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
         return self._sources[move]
