@@ -23,7 +23,7 @@ from pixelkiln_worker import device, launcher
 from pixelkiln_worker.burials import Burials
 from pixelkiln_worker.serving import worker_id
 from tests.conftest import redis_binary
-from tests.worker_processes import Stack, stub_spec, wait_for
+from tests.worker_processes import Stack, result_of, stub_spec, wait_for
 
 
 @pytest.fixture
@@ -133,6 +133,20 @@ def test_who_holds_the_global_lock_for_ever_is_killed_and_who_is_frozen_for_a_mo
     assert not alive(worker.pid)
     told = wait_for(lambda: ends_told(stack) or None, 20, "the launcher does not say what became of it")
     assert (told[0]["pid"], told[0]["code"], told[0]["why"]) == (worker.pid, -signal.SIGKILL, "silent")
+
+
+def test_the_job_of_a_launcher_killed_with_its_child_begins_again_when_its_lease_has_ended(
+    stack: Stack,
+) -> None:
+    first = stack.start()
+    [job] = stack.submit(stub_spec(device_ms=2_000, steps=20))
+    stack.until_running(job, step=1)
+    stack.launchers[0].kill()
+    os.kill(first.pid, signal.SIGKILL)
+    second = stack.start()
+    [record] = stack.until([job], seconds=30)
+    assert (record.status, record.attempt, record.worker) == (Status.SUCCEEDED, 2, second.id)
+    assert all("/a2/" in artifact.key for artifact in result_of(record).artifacts)
 
 
 def test_a_job_that_breaks_the_device_ends_alone_and_the_worker_comes_back(stack: Stack) -> None:
