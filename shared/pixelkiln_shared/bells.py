@@ -87,7 +87,8 @@ def make_app(settings: Settings) -> Celery:
             "socket_timeout": max(settings.redis_timeout_s, 5.0),  # above kombu's BRPOP of one second
             "socket_connect_timeout": settings.redis_timeout_s,
             "socket_keepalive": True,
-            "health_check_interval": 10,
+            # also how long kombu waits for an overdue BRPOP before it takes the connection for dead
+            "health_check_interval": max(1, round(2 * settings.redis_timeout_s)),
             "visibility_timeout": 3_600,
         },
     )

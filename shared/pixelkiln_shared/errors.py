@@ -14,6 +14,7 @@ PixelkilnError
 ├── QueueFull                   the queue is at its limit; `retry_after_s` says when to come back
 ├── Unavailable                 something we need does not answer
 │   ├── RedisUnavailable
+│   │   └── RedisFull           it answers and reads, but has no memory left to write anything
 │   └── StorageUnavailable
 ├── Misconfigured               start-up refuses; the message names the setting
 └── JobError                    a job failed by itself; stored in the record, never an HTTP error
@@ -160,6 +161,12 @@ class RedisUnavailable(Unavailable):
     """Redis does not answer, is read-only, out of memory or cannot persist."""
 
     code = "redis_unavailable"
+
+
+class RedisFull(RedisUnavailable):
+    """Redis has no memory left: no job can be accepted, and nothing but ends be written, until it has."""
+
+    code = "queue_full"
 
 
 class StorageUnavailable(Unavailable):

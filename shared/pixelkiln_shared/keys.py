@@ -20,6 +20,8 @@ IDEMPOTENCY_S = 86_400  # clients that retry for a day still find their first an
 UPLOAD_S = 86_400  # an upload that no job used within a day is swept
 ORPHAN_S = 7_200  # files without a record are on their way to one for minutes, when the store is slow
 EMBEDDING_S = 86_400  # a picture is clicked on for minutes, perhaps again tomorrow; anew it costs a second
+STRAYS_S = 7 * 86_400  # whoever sends garbage into the queues is looked for within a week
+STRAYS_KEPT = 100  # a flood of it says no more than its newest
 PROBE_S = 60  # written again every few seconds; nobody reads it
 WORKER_S = 30  # a worker that did not report for two leases is gone
 DRAIN_S = 3_600  # an hour outlasts any outage a worker would sit out; ids of workers never come again
@@ -97,6 +99,7 @@ class LedgerKey(StrEnum):
 
 WORKERS = "pk:workers"  # set of worker ids, no lifetime: whoever reads it drops the silent ones
 COSTS = "pk:costs"  # hash lane -> learned cost, for ever: a fleet at zero still knows; few lanes
+STRAYS = "pk:strays"  # list of the newest STRAYS_KEPT, STRAYS_S: messages in the queues that are no bells
 PROBE = "pk:probe"  # string, PROBE_S: whether writes are taken is found out by one
 REAP_LOCK = (
     "pk:reap"  # one sweep at a time in the whole fleet; lives a few seconds, so a killed sweeper blocks none

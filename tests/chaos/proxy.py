@@ -100,6 +100,11 @@ class TcpProxy(Served):
         super().__init__()
         self.target_port = target_port
         self.mode = Mode.PASS
+        self._forgotten = 0
+
+    def forget(self) -> None:
+        """Let every connection of now be dead for ever, and unclosed, as after a firewall lost its table."""
+        self._forgotten += 1
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Open the other half and pump both ways until either ends."""
@@ -127,9 +132,9 @@ class TcpProxy(Served):
             await asyncio.sleep(0.02)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        left = CUT_BYTES
+        left, known = CUT_BYTES, self._forgotten
         while data := await reader.read(_CHUNK):
-            if self.mode is Mode.BLACK_HOLE:
+            if self.mode is Mode.BLACK_HOLE or known != self._forgotten:
                 continue
             if self.mode is Mode.LATENCY:
                 await asyncio.sleep(LATENCY_S)

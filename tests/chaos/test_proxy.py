@@ -115,6 +115,17 @@ def test_a_black_hole_swallows_and_closes_nothing(echo: int) -> None:
             held.recv(1)
 
 
+def test_a_forgotten_connection_is_dead_and_a_new_one_is_not(echo: int) -> None:
+    with TcpProxy(echo) as proxy, socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as old:
+        assert exchange_on(old, b"x") == b"x"
+        proxy.forget()
+        old.sendall(b"x")
+        old.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            old.recv(1)
+        assert exchange(proxy.port, b"y") == b"y"
+
+
 def test_latency_delays_both_ways(echo: int) -> None:
     with TcpProxy(echo) as proxy:
         proxy.mode = Mode.LATENCY

@@ -156,8 +156,9 @@ def test_the_server_says_how_long_to_wait(ask, script):
     assert time.monotonic() - began >= 1.0
 
 
-def test_a_wait_beyond_our_patience_is_not_begun(ask, script):
-    script.answers = [problem(429, "queue_full", **{"Retry-After": "120"})]
+@pytest.mark.parametrize("status", [429, 503])  # the queue is at its limit; its Redis is
+def test_a_wait_beyond_our_patience_is_not_begun(ask, script, status):
+    script.answers = [problem(status, "queue_full", **{"Retry-After": "120"})]
     began = time.monotonic()
     with pytest.raises(QueueFullError) as caught:
         ask("generate", "a")

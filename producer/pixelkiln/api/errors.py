@@ -33,6 +33,7 @@ from pixelkiln_shared.errors import (
     InvalidRequest,
     PixelkilnError,
     QueueFull,
+    RedisFull,
     RedisUnavailable,
     StorageUnavailable,
     Unauthorized,
@@ -190,6 +191,8 @@ class _Located:
 
 def _detail(error: PixelkilnError) -> str:
     """Return the message, but of what we stand on only that it is away: its address is nobody's business."""
+    if isinstance(error, RedisFull):
+        return "the queue has no memory left; try again later"
     if isinstance(error, RedisUnavailable):
         return "the queue does not answer; try again soon"
     if isinstance(error, StorageUnavailable):

@@ -21,6 +21,7 @@ CLOCK_FAIL_S = 300.0  # S3 refuses signatures a quarter of an hour old: not far 
 FULL_WARN = 0.9  # of `maxmemory`
 BELL_S = 15.0  # three sweeps: a lane with old work and no bell
 LATE_S = 60.0  # couriers look twice a second: a message due for so long has none
+STRAY_CHARACTERS = 40  # as a rule it can be told by them whose it is
 ORPHAN_ROUNDS = 20  # nine days and 22,000 objects at least, a few seconds of an S3 server
 
 
@@ -63,6 +64,7 @@ def backstage_findings() -> Iterator[Finding]:
         if answers:
             yield from guarded("ledger", lambda: _ledger(client, ledger))
             yield from guarded("webhooks", lambda: _webhooks(client))
+            yield from guarded("bells", lambda: _strays(client))
         if answers and stored:
             yield from guarded("storage", lambda: _orphans(settings, ledger))
     finally:
@@ -225,6 +227,25 @@ def _webhooks(client: redis.Redis) -> Iterator[Finding]:
     if failed:
         look = "`pixelkiln webhooks ls --status failed`, and `redeliver` once they can be taken"
         yield Finding("webhooks", "warn", f"{failed} messages were given up: {look}")
+
+
+def _strays(client: redis.Redis) -> Iterator[Finding]:
+    """What hung in the queues and was no bell: somebody else writes there."""
+    from pixelkiln_shared.keys import STRAYS, STRAYS_KEPT
+    from pixelkiln_shared.strays import Strays
+
+    kept = Strays(client).newest_first()
+    if not kept:
+        return
+    newest = kept[0]
+    count = f"{len(kept)}{' or more' if len(kept) == STRAYS_KEPT else ''}"
+    which = f"the newest of {newest.at:%Y-%m-%d %H:%M:%S} UTC in {newest.queue}, {newest.size_bytes} bytes"
+    detail = f"{newest.text[:STRAY_CHARACTERS]!r} ({newest.why}); somebody else writes there"
+    yield Finding(
+        "bells",
+        "warn",
+        f"{count} messages that are no jobs in the queues, {which}: {detail}. All: LRANGE {STRAYS} 0 -1",
+    )
 
 
 # ------------------------------------------------------------------------------------------------- storage

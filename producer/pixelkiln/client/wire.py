@@ -19,7 +19,7 @@ import httpx2
 from pydantic import BaseModel
 from pydantic import ValidationError as UnreadableAnswer
 
-from pixelkiln.client.errors import BY_STATUS, ApiError, ServerUnreachable
+from pixelkiln.client.errors import BY_STATUS, ApiError, QueueFullError, ServerUnreachable
 from pixelkiln.resources import Problem
 from pixelkiln_shared.errors import PixelkilnError
 
@@ -142,7 +142,8 @@ def problem_of(response: httpx2.Response) -> ApiError:
             f"{response.request.url.copy_with(query=None)} answered {status} {response.reason_phrase}".strip()
         )
         problem = Problem(title=response.reason_phrase, status=status, code=f"http_{status}", detail=detail)
-    kind = BY_STATUS.get(status, ApiError)
+    # 503 when it is Redis's memory that is full: for who submits it is the same
+    kind = QueueFullError if problem.code == "queue_full" else BY_STATUS.get(status, ApiError)
     return kind(problem, retry_after_s=retry_after_s(response.headers.get("retry-after")))
 
 

@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from pixelkiln_shared import keys
-from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
+from pixelkiln_shared.errors import Misconfigured, RedisFull, RedisUnavailable
 from pixelkiln_shared.ledger.silence import ImpatientRedis
 from pixelkiln_shared.settings import Settings
 
@@ -30,6 +30,7 @@ HEALTH_CHECK_S = 15  # an idle connection is tried before it is used again: half
 RETRIES = 2  # for cut connections, never for a silent Redis: a caller waits one time limit, not three.
 # So a move may arrive twice: see the tokens of `claim.lua` and the repeats in `end_attempt.lua`.
 RETRY_AFTER_S = 2.0
+FULL_RETRY_AFTER_S = 30.0  # memory comes back when jobs end and are forgotten, or when somebody gives more
 OLDEST = (6, 2)  # ZADD LT, scripts that replicate their effects
 
 _NOT_LET_IN = "Redis refuses the password: it is missing or wrong"
@@ -61,6 +62,8 @@ def redis_errors() -> Iterator[None]:
         reason = _refusal(error)
         if reason is None:
             raise
+        if reason == _REFUSALS["OOM"]:
+            raise RedisFull(reason, retry_after_s=FULL_RETRY_AFTER_S) from error
         raise RedisUnavailable(reason, retry_after_s=RETRY_AFTER_S) from error
 
 

@@ -73,3 +73,17 @@ def test_a_submit_sent_again_after_an_outage_is_one_job(api_on_line: Api, line: 
     assert {answer.status_code for answer in after} <= {202, 503}
     assert len({answer.json()["id"] for answer in after if answer.status_code == 202}) == 1
     assert sum(api_on_line.ledger.counts("default").values()) == 1
+
+
+def test_an_api_whose_connections_died_unclosed_finds_back(api_on_line: Api, line: TcpProxy) -> None:
+    job_id = api_on_line.submit()["id"]
+    line.forget()
+    answers: list[httpx2.Response] = []
+
+    def served() -> bool | None:
+        answers.append(api_on_line.http.get(f"/v1/jobs/{job_id}"))
+        return [answer.status_code for answer in answers[-5:]] == [200] * 5 or None
+
+    wait_for(served, 60, "the API did not find back to Redis")
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert api_on_line.submit()["status"] == "queued"

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pixelkiln_shared.bells import queue_key
 from pixelkiln_shared.jobs import Status
 from pixelkiln_shared.keys import LedgerKey, id_time
 from pixelkiln_shared.ledger.outbox import RedisOutbox, Word
+from pixelkiln_shared.strays import Strays
 from tests.integration.api.conftest import Api
 from tests.ledger_worlds import new_job
 
@@ -120,6 +122,16 @@ def test_old_work_without_a_bell_is_told(api: Api, ask) -> None:
     api.redis.hset(LedgerKey.JOB + job_id, "created_at", round(time.time() * 1_000) - 60_000)
     code, findings = ask()
     assert (code, said(findings, "and no bell hangs")) == (0, "warn")
+
+
+def test_garbage_in_the_queues_is_told(api: Api, ask) -> None:
+    assert not [finding for finding in ask()[1] if "no jobs in the queues" in finding["detail"]]
+    for message in (b"of before", b"\x1b[31m not json"):
+        Strays(api.redis).keep(LANE, message, "no JSON", at=datetime(2026, 11, 26, 8, 5, tzinfo=UTC))
+    code, findings = ask()
+    assert (code, said(findings, "2 messages that are no jobs in the queues")) == (0, "warn")
+    assert said(findings, f"the newest of 2026-11-26 08:05:00 UTC in {LANE}, 14 bytes") == "warn"
+    assert said(findings, r"'\x1b[31m not json' (no JSON)") == "warn"
 
 
 def test_orphaned_objects_are_counted_and_stay(api: Api, ask, tmp_path: Path) -> None:

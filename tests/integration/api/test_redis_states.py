@@ -77,12 +77,13 @@ def disk_gone(client: redis.Redis) -> Iterator[None]:
         client.config_set("save", before)
 
 
+AWAY = ("redis_unavailable", "the queue does not answer; try again soon")
 STATES = pytest.mark.parametrize(
-    ("ruin", "words"),
+    ("ruin", "words", "code", "told"),
     [
-        (full, "Redis is full"),
-        (replica, "Redis is a replica"),
-        (disk_gone, "Redis cannot save to its disk"),
+        (full, "Redis is full", "queue_full", "the queue has no memory left; try again later"),
+        (replica, "Redis is a replica", *AWAY),
+        (disk_gone, "Redis cannot save to its disk", *AWAY),
     ],
 )
 
@@ -94,7 +95,7 @@ def unready(api: Api) -> str | None:
 
 
 @STATES
-def test_a_redis_that_takes_no_writes_is_503_and_still_read(api: Api, ruin, words) -> None:
+def test_a_redis_that_takes_no_writes_is_503_and_still_read(api: Api, ruin, words, code, told) -> None:
     job_id = api.submit()["id"]
     with ruin(api.redis):
         refused = [
@@ -106,10 +107,9 @@ def test_a_redis_that_takes_no_writes_is_503_and_still_read(api: Api, ruin, word
         with pytest.raises(RedisUnavailable, match=words):  # operators read why, in the log of each sweep
             api.ledger.cancel(job_id)
         for answer in refused:
-            assert answer.json()["code"] == "redis_unavailable"
-            assert answer.json()["detail"] == "the queue does not answer; try again soon"
+            assert (answer.json()["code"], answer.json()["detail"]) == (code, told)
             assert int(answer.headers["Retry-After"]) >= 1
-        assert wait_for(lambda: unready(api), 20, "it still called itself ready") == "redis_unavailable"
+        assert wait_for(lambda: unready(api), 20, "it still called itself ready") == code
         assert api.http.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
         assert [job["id"] for job in api.http.get("/v1/jobs").json()["jobs"]] == [job_id]
     assert api.http.post("/v1/jobs", json=STUB).status_code == 202
@@ -117,13 +117,16 @@ def test_a_redis_that_takes_no_writes_is_503_and_still_read(api: Api, ruin, word
 
 
 @STATES
-def test_work_under_way_outlives_a_redis_that_takes_no_writes(api: Api, stack: Stack, ruin, words) -> None:
+def test_work_under_way_outlives_a_redis_that_takes_no_writes(
+    api: Api, stack: Stack, ruin, words, code, told
+) -> None:
     stack.start()
     running, waiting = (api.http.post("/v1/jobs", json=SLOW).json()["id"] for _ in range(2))
     stack.until_running(running)
     with ruin(stack.client):
         time.sleep(3.0)  # the running job has come to its end meanwhile
-        assert api.http.post("/v1/jobs", json=STUB).status_code == 503
+        refused = api.http.post("/v1/jobs", json=STUB)
+        assert (refused.status_code, refused.json()["code"]) == (503, code)
     records = stack.until([running, waiting], seconds=60)
     assert [record.status for record in records] == [Status.SUCCEEDED] * 2
     for record in records:
