@@ -23,7 +23,7 @@ from pixelkiln_worker import device, launcher
 from pixelkiln_worker.burials import Burials
 from pixelkiln_worker.serving import worker_id
 from tests.conftest import redis_binary
-from tests.worker_processes import Stack, result_of, stub_spec, wait_for
+from tests.worker_processes import Stack, stub_spec, wait_for
 
 
 @pytest.fixture
