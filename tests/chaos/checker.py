@@ -63,7 +63,7 @@ def check(
         records: every record the ledger holds.
         objects: every object of the bucket: key -> SHA-256 of its bytes, in hexadecimal.
         groups: what the ledger says of each group, by id.
-        given_back: by job, how many attempts a worker gave back before a lease could run out.
+        given_back: by job, how many attempts the worker that held them gave back.
         swept: the keys that are left after orphans were removed; None when nobody swept.
     """
     by_id = {record.id: record for record in records}
@@ -198,20 +198,18 @@ def _attempts(
 ) -> Iterator[Finding]:
     """Each attempt beyond the first has a fault of its own to explain it, within the job's life.
 
-    Or it was given back unrun, which only jobs with pictures are: they come too late for a batch.
+    Or it was given back unrun, because it came too late for a batch.
     """
     spans = list(_disruptions(entries, records))
     for record in records:
         if record.attempt < 2 or label(record, POISON_LABEL):
             continue
         last = record.completed_at or float("inf")
-        explained = sum(
+        explained = given_back.get(record.id, 0) + sum(
             times
             for began, over, times in spans
             if began <= last and over + CLAIM_SLACK_S >= record.created_at
         )
-        if relations.picture(record):
-            explained += given_back.get(record.id, 0)
         if record.attempt - 1 > explained:
             says = f"{record.attempt} attempts, {explained} explained"
             yield found(Breach.UNEXPLAINED, record.id, says)

@@ -5,10 +5,10 @@ which were given back.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from statistics import median
+from typing import Any
 
 from tests.chaos.history import Entry
 
@@ -21,36 +21,23 @@ def starts(events: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, list[fl
     Args:
         events: entries of the ledger's event streams: the entry's id, and its fields.
     """
-    return {
-        job_id: [at for at, status in moves if status == "running"]
-        for job_id, moves in _moves(events).items()
-    }
-
-
-def given_back(events: Iterable[tuple[str, Mapping[str, str]]], lease_s: float) -> dict[str, int]:
-    """Return, by job, how many attempts ended as `queued` before their lease could run out.
-
-    A worker gives a job back that was to fill up a batch and whose picture came too late for it. A launcher
-    gives back those of its dead child, and a fault explains these as well: they are counted twice.
-    """
-    times = {
-        job_id: sum(
-            (before, after) == ("running", "queued") and at - began < lease_s
-            for (began, before), (at, after) in pairwise(moves)
-        )
-        for job_id, moves in _moves(events).items()
-    }
-    return {job_id: count for job_id, count in times.items() if count}
-
-
-def _moves(events: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, list[tuple[float, str]]]:
-    """Return, by job, when it came into which state, in order."""
-    moves: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    began: dict[str, list[float]] = defaultdict(list)
     for entry_id, fields in events:  # each job's are in one stream, which is in order
-        if fields["type"] == "status":
-            status = json.loads(fields["data"])["status"]
-            moves[fields["job"]].append((int(entry_id.partition("-")[0]) / 1_000, status))
-    return moves
+        if _status(fields).get("status") == "running":
+            began[fields["job"]].append(int(entry_id.partition("-")[0]) / 1_000)
+    return began
+
+
+def given_back(events: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, int]:
+    """Return, by job, how many attempts the worker that held them gave back unrun.
+
+    It does that with a job that was to fill up a batch and came too late for it.
+    """
+    return Counter(fields["job"] for _, fields in events if _status(fields).get("given_back"))
+
+
+def _status(fields: Mapping[str, str]) -> dict[str, Any]:
+    return json.loads(fields["data"]) if fields["type"] == "status" else {}
 
 
 def waits_s(entries: Sequence[Entry], began: Mapping[str, Sequence[float]]) -> list[float]:

@@ -71,7 +71,7 @@ def perform(seed: int, size: Size, *, mutant: str = "", folder: Path | None = No
             records,
             objects,
             groups=made.groups(records),
-            given_back=recovery.given_back(events, size.lease_s),
+            given_back=recovery.given_back(events),
             swept=made.sweep(),
         )
         outcome = Outcome(

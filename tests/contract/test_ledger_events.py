@@ -72,6 +72,25 @@ def test_a_watcher_hears_each_state_of_its_job(settings: Settings, client: redis
     with_reader(settings, story)
 
 
+def test_what_was_given_back_is_told_from_what_was_taken_back(
+    settings: Settings, client: redis.Redis
+) -> None:
+    ledger, job = RedisLedger(client), submit(client)
+
+    async def story(reader: EventReader) -> None:
+        async with reader.subscribe(job) as events:
+            ledger.claim("w", [OFFER], lease_s=10)
+            ledger.release(job, 1)
+            ledger.claim("w", [OFFER], lease_s=10)
+            ledger.lapse("w")
+            ledger.reap()
+            heard = await first(events, 4)
+        queued = [event.data for event in heard if event.data["status"] == "queued"]
+        assert [event.get("given_back") for event in queued] == [True, None]
+
+    with_reader(settings, story)
+
+
 def test_a_watcher_hears_nothing_of_other_jobs(settings: Settings, client: redis.Redis) -> None:
     mine = submit(client)
     others = [new_id("job") for _ in range(40)]

@@ -252,8 +252,9 @@ def test_a_history_is_read_as_it_was_written(tmp_path: Any) -> None:
     assert read((tmp_path / "history.jsonl").read_text().splitlines()) == history.entries()
 
 
-def event(at: float, status: str, job_id: str = JOB) -> tuple[str, dict[str, str]]:
-    return f"{round(at * 1_000)}-0", {"job": job_id, "type": "status", "data": json.dumps({"status": status})}
+def event(at: float, status: str, **more: Any) -> tuple[str, dict[str, str]]:
+    data = json.dumps({"status": status, **more})
+    return f"{round(at * 1_000)}-0", {"job": JOB, "type": "status", "data": data}
 
 
 def test_recovery_is_from_the_kill_to_the_next_attempt() -> None:
@@ -264,11 +265,11 @@ def test_recovery_is_from_the_kill_to_the_next_attempt() -> None:
     assert waits_s([replace(kill, at=BEGAN + 30)], starts(events)) == []
 
 
-def test_an_attempt_that_ended_before_its_lease_was_given_back() -> None:
-    events = [event(BEGAN, "queued"), event(BEGAN + 1, "running"), event(BEGAN + 2, "queued")]
+def test_attempts_that_were_given_back_are_told_from_those_that_died() -> None:
+    died = [event(BEGAN, "queued"), event(BEGAN + 1, "running"), event(BEGAN + 2, "queued")]
 
-    assert given_back([*events, event(BEGAN + 3, "running")], 4.0) == {JOB: 1}
-    assert given_back(events, 0.5) == {}
+    assert given_back(died) == {}
+    assert given_back([*died, event(BEGAN + 3, "queued", given_back=True)]) == {JOB: 1}
 
 
 @pytest.mark.parametrize("size", [FULL, CUT])

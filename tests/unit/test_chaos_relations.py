@@ -104,13 +104,11 @@ def test_an_upload_goes_after_its_time() -> None:
     assert breaches([record()], objects={UPLOAD: SUM}, swept=[UPLOAD]) == {Breach.LEFTOVER}
 
 
-def test_a_job_whose_picture_came_too_late_was_given_back() -> None:
-    again = record(kind=Kind.SEGMENT, attempt=2, image={"object": INPUT, "sha256": SUM})
-    bucket: dict[str, Any] = {"objects": {INPUT: SUM}}
+def test_a_job_that_came_too_late_for_a_batch_was_given_back() -> None:
+    again = record(attempt=2)
 
-    assert breaches([again], **bucket, given_back={JOB: 1}) == set()
-    assert breaches([again], **bucket) == {Breach.UNEXPLAINED}
-    assert breaches([record(attempt=2)], given_back={JOB: 1}) == {Breach.UNEXPLAINED}
+    assert breaches([again], given_back={JOB: 1}) == set()
+    assert breaches([again]) == {Breach.UNEXPLAINED}
 
 
 # ------------------------------------------------------------------------------------- parents and children

@@ -21,7 +21,7 @@ local function end_one(id, attempt, outcome)
   if job.status == "canceling" then
     finish(job, "canceled")
   elseif move == "release" then
-    requeue(job, outcome ~= "" and string.match(job.lane, "^[^@]*") .. outcome)
+    requeue(job, outcome ~= "" and string.match(job.lane, "^[^@]*") .. outcome, true)
   else
     finish(job, ENDS[move], outcome)
   end

@@ -34,8 +34,9 @@ local function finish(job, status, outcome)
   announce(job)
 end
 
--- Back to its old place: the sequence has not changed. With a lane, to that place there.
-local function requeue(job, lane)
+-- Back to its old place: the sequence has not changed. With a lane, to that place there. `given_back`: by the worker
+-- that held it, not taken from a dead one; who follows the events can tell.
+local function requeue(job, lane, given_back)
   leave(job)
   if lane then
     job.lane = lane
@@ -44,7 +45,7 @@ local function requeue(job, lane)
   set(job, "queued_at", now)
   set_status(job, "queued")
   enter_queue(job)
-  announce(job)
+  announce(job, given_back)
 end
 
 -- Tells at most `budget` children of ended jobs, and their children in turn; a sweep goes on with the rest.

@@ -49,8 +49,9 @@ local function emit(id, event, data)
   call("XADD", stream, "MAXLEN", "~", EVENTS_KEPT, "*", "job", id, "type", event, "data", data)
 end
 
-local function announce(job)
-  emit(job.id, "status", '{"status":"' .. job.status .. '","attempt":' .. job.attempt .. '}')
+local function announce(job, given_back)
+  local more = given_back and ',"given_back":true' or ""
+  emit(job.id, "status", '{"status":"' .. job.status .. '","attempt":' .. job.attempt .. more .. "}")
 end
 
 -- One entry a job and scope: the listings by status and kind are these sets, the counters their sizes.
