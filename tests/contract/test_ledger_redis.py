@@ -24,9 +24,10 @@ from pixelkiln_shared.ledger.contract import Idempotency, LaneOffer
 from pixelkiln_shared.ledger.outbox import Word
 from pixelkiln_shared.ledger.redis_ledger import CHUNK
 from pixelkiln_shared.settings import Settings
-from tests.ledger_worlds import LANE, TEST_CLOCK, Clock, World, new_job
+from tests.ledger_worlds import LANE, TEST_CLOCK, Clock, World, new_job, redis_world
 
 OFFER = [LaneOffer(lane=LANE, max_rows=4)]
+HOOK = "https://shop.example/hook"
 
 
 @pytest.fixture
@@ -357,3 +358,23 @@ def test_the_check_refuses_a_redis_that_evicts(client: redis.Redis) -> None:
 def test_the_ledger_wants_text_answers(redis_url: str) -> None:
     with pytest.raises(ValueError, match="decode_responses"):
         RedisLedger(redis.Redis.from_url(redis_url))
+
+
+def test_who_tells_nobody_pays_nothing(redis_url: str) -> None:
+    """Counted in what Redis does at an end: the same as for a job that asks for other ends."""
+    with redis_world(redis_url) as world, redis.Redis.from_url(redis_url) as client:
+
+        def commands(**fields: Any) -> int:
+            job = world.one(**fields)
+            client.config_resetstat()
+            world.ledger.cancel(job)
+            stats = client.info("commandstats")
+            return sum(int(one["calls"]) for name, one in stats.items() if "config" not in name)
+
+        commands()  # teaches Redis the script
+        plain = commands()
+        assert commands(webhook=HOOK, notify=(Status.EXPIRED,)) == plain
+        assert commands(webhook=HOOK, notify=(Status.CANCELED,)) > plain
+        group = new_id("grp")
+        world.one(group=group, lane="generate.other")
+        assert commands(group=group) <= plain + 3  # its index twice, and whether the group has a webhook

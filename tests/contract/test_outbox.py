@@ -371,26 +371,6 @@ def test_deliveries_are_forgotten_some_time_after_their_end(world: World) -> Non
     assert world.outbox.list("anna").deliveries == ()
 
 
-def test_who_tells_nobody_pays_nothing(redis_url: str) -> None:
-    """Counted in what Redis does at an end: the same as for a job that asks for other ends."""
-    with redis_world(redis_url) as world, redis.Redis.from_url(redis_url) as client:
-
-        def commands(**fields: Any) -> int:
-            job = world.one(**fields)
-            client.config_resetstat()
-            world.ledger.cancel(job)
-            stats = client.info("commandstats")
-            return sum(int(one["calls"]) for name, one in stats.items() if "config" not in name)
-
-        commands()  # teaches Redis the script
-        plain = commands()
-        assert commands(webhook=URL, notify=(Status.EXPIRED,)) == plain
-        assert commands(webhook=URL, notify=(Status.CANCELED,)) > plain
-        group = new_id("grp")
-        world.one(group=group, lane="generate.other")
-        assert commands(group=group) <= plain + 3  # its index twice, and whether the group has a webhook
-
-
 def test_a_delivery_that_a_hand_deleted_stops_no_other(redis_url: str) -> None:
     with redis_world(redis_url) as world, redis.Redis.from_url(redis_url) as client:
         first, second, third = ended(world, 3)

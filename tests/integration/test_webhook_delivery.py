@@ -21,7 +21,7 @@ from pixelkiln.fetch import Fetcher, Guard
 from pixelkiln.webhooks import delivery as delivery_module
 from pixelkiln.webhooks.delivery import Courier
 from pixelkiln.webhooks.signing import read_secrets
-from pixelkiln_shared.errors import Misconfigured
+from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
 from pixelkiln_shared.jobs import TERMINAL, Status
 from pixelkiln_shared.keys import LedgerKey
 from pixelkiln_shared.ledger import RedisLedger
@@ -343,6 +343,28 @@ def test_a_message_that_cannot_be_made_is_tried_again(
         (job,) = end(receiver.url)
         assert settled(outbox, job).attempts == 2
     assert len(receiver.got) == 1
+
+
+class ForgetfulOutbox(RedisOutbox):
+    """One whose Redis is away when the first outcome comes."""
+
+    away = 3
+
+    def settle(self, *given: Any, **more: Any) -> DeliveryStatus | None:
+        self.away -= 1
+        if self.away >= 0:
+            raise RedisUnavailable("away")
+        return super().settle(*given, **more)
+
+
+def test_an_outcome_waits_for_redis_and_the_message_is_not_sent_again(
+    client: redis.Redis, end: Callable[..., list[str]]
+) -> None:
+    outbox = ForgetfulOutbox(client)
+    with receiving() as receiver, courier(outbox):
+        (job,) = end(receiver.url)
+        delivery = settled(outbox, job)
+    assert (delivery.status, delivery.attempts, len(receiver.got)) == (DeliveryStatus.DELIVERED, 1, 1)
 
 
 def test_two_couriers_tell_each_once(outbox: RedisOutbox, end: Callable[..., list[str]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,11 +15,12 @@ from starlette.concurrency import run_in_threadpool
 
 from pixelkiln.fetch import AddressRefused, Answer, CallFailed, Fetcher
 from pixelkiln.webhooks.signing import Secrets, signed_headers
-from pixelkiln_shared.errors import PixelkilnError
-from pixelkiln_shared.ledger.outbox import SCHEDULE_S, Delivery, Outbox, Word
+from pixelkiln_shared.errors import PixelkilnError, Unavailable
+from pixelkiln_shared.ledger.outbox import LEASE_S, SCHEDULE_S, Delivery, Outbox, Word
 
 POLL_S = 0.5  # how long after its end a job is told of, at most, when nothing else is in the way
 AWAY_S = 2.0  # until Redis is asked again when it did not answer
+SETTLE_AGAIN_S = 0.5  # the same, while an outcome waits to be noted
 PLACES = 32  # deliveries in hand in one process
 JITTER = 0.1  # a retry comes up to so much later than scheduled, so that many do not come at once
 GONE = 410
@@ -109,15 +111,27 @@ class Courier:
                 came = _Outcome(Word.FAILED, error="internal")
             told = {"of": delivery.event, "word": came.word, "status": came.response, "fault": came.error}
             _log.info("told", id=delivery.id, **told)
-            await run_in_threadpool(
-                self._outbox.settle,
-                delivery,
-                came.word,
-                response=came.response,
-                error=came.error,
-                not_before_s=came.not_before_s,
-                schedule_s=[later(one) for one in self._schedule_s],
-            )
+            await self._settle(delivery, came)
+
+    async def _settle(self, delivery: Delivery, came: _Outcome) -> None:
+        """Note what came of a try, and insist for as long as the lease: till then it is in nobody's hand."""
+        until = time.monotonic() + LEASE_S
+        while True:
+            try:
+                await run_in_threadpool(
+                    self._outbox.settle,
+                    delivery,
+                    came.word,
+                    response=came.response,
+                    error=came.error,
+                    not_before_s=came.not_before_s,
+                    schedule_s=[later(one) for one in self._schedule_s],
+                )
+                return
+            except Unavailable:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(SETTLE_AGAIN_S)
 
     async def _send(self, delivery: Delivery) -> _Outcome:
         body = await run_in_threadpool(self._body_of, delivery)
