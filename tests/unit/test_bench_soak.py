@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import httpx2
 import pytest
+import redis
 
 from bench import soak, soak_jobs
 from bench.results import Result
 from bench.soak_counts import STEP, Footprint, Leftovers, Sample, document, footprint, grown, rows, table
+from bench.soak_ground import Ground
+from bench.soak_receiver import receiver
+from bench.stage import free_port, redis_server
+from pixelkiln_shared import keys
+from pixelkiln_shared.settings import Settings
+from pixelkiln_shared.storage.folder import FolderStorage
 
 NOTHING = Leftovers(keys=0, unacked=0, waiting=0, temporary_files=0, uploads=0, objects=0)
 
@@ -112,9 +122,8 @@ def test_the_page_shows_a_kept_soak_at_ten_moments() -> None:
 
     text = table(kept)
 
-    assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| 5", "| 1"))] == [
-        f"| {jobs:,}" for jobs in (500, *range(1_000, 10_001, 1_000))
-    ]
+    shown = [line.split(" | ")[0] for line in text.splitlines() if line.endswith("| 900 | 2.86 | 0 |")]
+    assert shown == [f"| {jobs:,}" for jobs in (500, *range(1_000, 10_001, 1_000))]
     assert "Redis keys beyond those before 2" in text
     assert "1 May 2026" in text
 
@@ -124,6 +133,62 @@ def test_every_kind_of_job_is_in_each_round() -> None:
 
     assert len(soak_jobs._MIX) == soak_jobs.ROUND
     assert kinds >= {"segmented", "failed", "canceled", "told", "watched", "waited", "repeated", "odd"}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Ground]:
+    """A ground without processes: a Redis, a folder, nothing else."""
+    port = free_port()
+    with redis_server(tmp_path, port), redis.Redis(port=port, decode_responses=True) as client:
+        yield Ground(
+            url="",
+            hook="",
+            settings=Settings(redis_url=f"redis://127.0.0.1:{port}/0"),
+            client=client,
+            storage=FolderStorage(tmp_path / "objects", secret=b"of a test"),
+            bucket=None,
+            scratch=tmp_path / "tmp",
+            pids={},
+        )
+
+
+def test_objects_that_a_manifest_names_are_no_leftovers(place: Ground) -> None:
+    made, lost = (keys.job_prefix("default", keys.new_id("job")) for _ in range(2))
+    manifest = json.dumps({"files": [{"name": "0.png"}]}).encode()
+    for key in (f"{made}a1/0.png", f"{made}input.image", f"{lost}a1/0.png", f"{lost}input.image"):
+        place.storage.put(key, b"bytes", media_type="image/png")
+    place.storage.put(f"{made}a1/manifest.json", manifest, media_type="application/json")
+    place.storage.put(f"{made}a2/0.png", b"bytes", media_type="image/png")
+
+    assert sorted(soak._unnamed(place)) == sorted(
+        [f"{made}a2/0.png", f"{lost}a1/0.png", f"{lost}input.image"]
+    )
+
+
+def test_keys_are_at_rest_when_what_has_a_lifetime_is_gone(place: Ground) -> None:
+    place.client.set("pk:sequence", 1)
+    place.client.set("pk:job:one", 1, px=300)
+
+    known = soak._resting(place, set())
+
+    assert known == {"pk:sequence"}
+
+
+def test_keys_bells_and_unacked_that_stay_are_left(place: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "RUN_OUT_S", 0.0)
+    place.client.set("pk:job:one", 1)
+    place.client.hset("pk:celery:unacked", "tag", "message")
+    place.client.rpush("pk:celery:generate.stub", "bell", "bell")
+
+    left = soak._left(place, set())
+
+    assert (left.keys, left.unacked, left.waiting, left.objects) == (3, 1, 2, 0)
+    assert "pk:job:one" in left.notes
+
+
+def test_a_receiver_takes_what_it_is_told() -> None:
+    with receiver() as url:
+        assert httpx2.post(url, json={"type": "job.succeeded"}, trust_env=False).status_code == 200
 
 
 def test_elsewhere_than_on_linux_the_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
