@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,12 @@ class Footprint:
     rss_bytes: int
     handles: int
     threads: int
+
+
+_LOOKED_AT: tuple[tuple[str, str, Callable[[Footprint], float]], ...] = (
+    ("resident memory in MB", "MB", lambda one: one.rss_bytes / MIB),
+    ("open handles", "handles", lambda one: float(one.handles)),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,42 +105,26 @@ def grown(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
     return max(seen, fitted, key=lambda pair: pair[0] / pair[1])
 
 
-def handles(points: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Return the most handles of the last three samples, and the most of those up to `WARM` jobs."""
-    return max(value for _, value in points[-3:]), max(value for jobs, value in points if jobs <= WARM)
-
-
 def rows(samples: Sequence[Sample], left: Leftovers, caveat: str) -> list[Result]:
     """Return memory and handles of each kind of process (`p11`), and what is left (`soak`)."""
     jobs = samples[-1].jobs
     found = []
     for name in samples[0].processes:
-        points = [(sample.jobs, float(sample.processes[name].rss_bytes)) for sample in samples]
-        after, before = grown(points)
-        per_job = (after - before) / max(1, jobs - WARM)
-        found.append(
-            compared(
-                "p11",
-                f"resident memory in MB of the {name} after {jobs:,} jobs",
-                [(after / MIB, before / MIB)],
-                peer_name=f"the same after {WARM}",
-                goal=round(1 / (1 + MOST_GROWTH), 3),
-                caveat=f"{per_job:.0f} bytes a job; {caveat}",
-                less_is_better=True,
+        for what, unit, of in _LOOKED_AT:
+            points = [(sample.jobs, of(sample.processes[name])) for sample in samples]
+            after, before = grown(points)
+            per_job = (after - before) / max(1, jobs - WARM)
+            found.append(
+                compared(
+                    "p11",
+                    f"{what} of the {name} after {jobs:,} jobs",
+                    [(after, before)],
+                    peer_name=f"the same after {WARM}",
+                    goal=round(1 / (1 + MOST_GROWTH), 3),
+                    caveat=f"{per_job:.2g} {unit} a job; {caveat}",
+                    less_is_better=True,
+                )
             )
-        )
-        end, start = handles([(sample.jobs, sample.processes[name].handles) for sample in samples])
-        found.append(
-            compared(
-                "p11",
-                f"open handles of the {name} after {jobs:,} jobs",
-                [(float(end), float(start))],
-                peer_name=f"the most up to {WARM}",
-                goal=1.0,
-                caveat=caveat,
-                less_is_better=True,
-            )
-        )
     for what, count in left.counts().items():
         row = compared(
             "soak",

@@ -92,7 +92,7 @@ def test_one_odd_sample_decides_nothing() -> None:
     assert after < 1.05 * before
 
 
-def test_a_handle_more_than_in_the_first_jobs_misses_the_goal() -> None:
+def test_two_handles_that_are_never_closed_miss_the_goal() -> None:
     assert missed(life(handles_leak=0.0002)) == ["open handles of the workers"]
 
 
