@@ -44,6 +44,7 @@ AWAY_JOBS = 12  # of 8 MB and more: what two workers keep in memory, and a few t
 SWEEP_EVERY = 500  # jobs; while the records are there that tell what is an orphan
 KEPT = Path(__file__).parent / "results" / "soak.json"
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
+SETTLE_S = 1.0  # until the API has noticed that its clients hung up
 _HANDS = 8
 _PASSING = ("job", "idempotency", "delivery", "preview", "queue", "held")
 
@@ -112,6 +113,7 @@ def _sweep(place: Ground, jobs: int) -> int:
 
 
 def _sample(place: Ground, done: int) -> Sample:
+    time.sleep(SETTLE_S)
     return Sample(
         jobs=done,
         processes={name: footprint(*pids) for name, pids in place.pids.items()},
