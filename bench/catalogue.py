@@ -24,12 +24,12 @@ LONG: dict[str, str] = {
     "p2": "p2_embedded",
     "p8": "p8_fairness",
     "p9": "p9_scaling",
-    "p11": "p11_memory",
     "p13": "p13_gpu",
     "batch": "batching",
     "moves": "moves",
     "joining": "joining",
     "crashes": "crashes",
+    "soak": "soak",
 }
 """What only `make bench-full` runs besides; any of them runs by its id."""
 

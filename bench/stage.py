@@ -97,7 +97,7 @@ def stage(
             redis_url=f"redis://127.0.0.1:{port}/0",
             storage_url=f"file://{folder}/objects",
             stub=True,
-            catalogue=_catalogue(folder, max_batch) if max_batch else None,
+            catalogue=stub_catalogue(folder, max_batch=max_batch) if max_batch else None,
         )
         redis_pid = stack.enter_context(redis_server(folder, port))
         chosen = {"PIXELKILN_WORKER_MODELS": models, **(environment or {})}
@@ -127,7 +127,7 @@ def api(ready: Stage) -> Iterator[int]:
     command = [sys.executable, "-W", "ignore", "-m", "pixelkiln.api"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _until(lambda: _listens(port), "the API did not start")
+        until(lambda: _listens(port), "the API did not start")
         yield port
     finally:
         process.terminate()
@@ -176,7 +176,7 @@ def redis_server(folder: Path, port: int) -> Iterator[int]:
     process = subprocess.Popen([binary, *line], stdout=subprocess.DEVNULL)
     try:
         with redis.Redis(port=port) as client:
-            _until(lambda: _answers(client), "Redis did not start")
+            until(lambda: _answers(client), "Redis did not start")
         yield process.pid
     finally:
         process.kill()
@@ -221,15 +221,15 @@ def _common(settings: Settings) -> dict[str, str]:
     return given | ({"PIXELKILN_CATALOGUE": str(settings.catalogue)} if settings.catalogue else {})
 
 
-def _catalogue(folder: Path, max_batch: int) -> Path:
-    """Write a catalogue whose stub takes larger batches, as an operator does for a fast model."""
+def stub_catalogue(folder: Path, *, max_batch: int, max_side: int = 2_048) -> Path:
+    """Write a catalogue whose stub takes other batches or larger pictures, as an operator does."""
     path = folder / "catalogue.toml"
     path.write_text(
         '[models.stub]\ntitle = "Stub"\ndescription = "Sleeps instead of computing."\nfamily = "stub"\n'
         'kinds = ["generate"]\ntest_only = true\n'
         "defaults = { width = 512, height = 512, steps = 1, guidance = 1.0 }\n"
-        f"limits = {{ max_batch = {max_batch}, min_side = 8, max_side = 2048, max_pixels = 4194304, "
-        "max_steps = 1000 }\n",
+        f"limits = {{ max_batch = {max_batch}, min_side = 8, max_side = {max_side}, "
+        f"max_pixels = {max_side**2}, max_steps = 1000 }}\n",
         "utf-8",
     )
     return path
@@ -240,11 +240,16 @@ def _ready_pids(fleet: Fleet, count: int) -> tuple[int, ...]:
         return tuple(info.pid for info in fleet.workers() if info.state == "ready")
 
     limit_s = PATIENCE_S * max(1, count / 2)  # they start side by side, on as many processors as there are
-    _until(lambda: len(ready()) == count, "not every worker became ready", limit_s)
+    until(lambda: len(ready()) == count, "not every worker became ready", limit_s)
     return ready()
 
 
-def _until(look: Callable[[], bool], otherwise: str, limit_s: float = PATIENCE_S) -> None:
+def until(look: Callable[[], bool], otherwise: str, limit_s: float = PATIENCE_S) -> None:
+    """Look again and again until it is so.
+
+    Raises:
+        RuntimeError: it was not, within the time; says `otherwise`.
+    """
     deadline = time.monotonic() + limit_s
     while not look():
         if time.monotonic() > deadline:

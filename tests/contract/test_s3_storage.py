@@ -91,6 +91,23 @@ def test_no_parts_are_left_over(s3_server: S3Server, s3_storage: S3Storage, tmp_
     assert "Uploads" not in left
 
 
+def test_parts_that_an_earlier_try_began_go_with_the_next(
+    s3_server: S3Server, s3_storage: S3Storage, tmp_path: Path
+) -> None:
+    client, bucket, name = s3_storage._client, s3_server.bucket, s3_storage._name("t/0.zip")
+    for key in (name, f"{name}.other"):  # the first as by a try whose store went away: nobody could end it
+        client.create_multipart_upload(Bucket=bucket, Key=key)
+    big = tmp_path / "big.bin"
+    big.write_bytes(bytes(9 << 20))
+
+    s3_storage.put("t/0.zip", big, media_type="application/zip")
+
+    [left] = client.list_multipart_uploads(Bucket=bucket, Prefix=name)["Uploads"]
+    client.abort_multipart_upload(Bucket=bucket, Key=left["Key"], UploadId=left["UploadId"])
+    assert left["Key"] == f"{name}.other"
+    assert s3_storage.get("t/0.zip") == bytes(9 << 20)
+
+
 def test_knows_objects_that_others_wrote(s3_server: S3Server) -> None:
     storage = s3_server.storage(prefix="foreign")
     client = boto3.session.Session().client(

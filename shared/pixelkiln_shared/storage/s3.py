@@ -10,6 +10,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -143,6 +144,8 @@ class S3Storage:
 
         def send() -> None:
             if isinstance(data, Path):
+                if size >= _MULTIPART_BYTES:
+                    self._give_up_parts(name)
                 self._client.upload_file(
                     str(data),
                     self._bucket,
@@ -235,6 +238,19 @@ class S3Storage:
 
     def _name(self, key: str) -> str:
         return self._base + checked_key(key)
+
+    def _give_up_parts(self, name: str) -> None:
+        """End what an earlier try began and could not end, the store being away: nobody else would.
+
+        Of one key one try is under way at a time. A server that does not list uploads keeps them.
+        """
+        with suppress(BotoCoreError, ClientError):
+            begun = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=name)
+            for upload in begun.get("Uploads", []):
+                if upload["Key"] == name:
+                    self._client.abort_multipart_upload(
+                        Bucket=self._bucket, Key=name, UploadId=upload["UploadId"]
+                    )
 
     def _fetch(self, name: str, deadline: float) -> bytes:
         answer = self._client.get_object(Bucket=self._bucket, Key=name)
