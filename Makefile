@@ -65,6 +65,10 @@ chaos: $(VENV)/.installed-dev ## kill everything for half an hour and count; SEE
 chaos-mutants: $(VENV)/.installed-dev ## break the product on purpose: the chaos run's judge must see it
 	$(PY) -m tests.chaos --mutants $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+.PHONY: drills
+drills: $(VENV)/.installed-dev ## one fault after the other, and what it costs; ARGS="redis" does one of them
+	$(PY) -m tests.chaos.drills $(ARGS)
+
 .PHONY: check
 check: $(VENV)/.installed-dev ## look at style, types, the floors of the house and the length of files
 	$(VENV)/bin/ruff check $(SOURCES)

@@ -159,6 +159,9 @@ class S3Fault(StrEnum):
     TRUNCATED = "truncated"  # half of the answer; of a PUT, which then did happen, none at all
 
 
+_AWAY = (S3Fault.RESET, S3Fault.SLOW_DOWN, None)  # None: no answer ever
+
+
 @dataclass(slots=True)
 class _Call:
     """The head of one request."""
@@ -190,13 +193,15 @@ class S3Proxy(Served):
     """An HTTP proxy, one call a connection, that spoils a share of the calls, drawn from a seed.
 
     The n-th call of a run meets the same fault in each run of the seed. Signatures stay valid, because the
-    server is told the host that the client asked for.
+    server is told the host that the client asked for. While it is `away` every call fails: a third each is
+    reset, answered 503, and never answered.
     """
 
     def __init__(self, target_port: int, *, seed: int, share: float, slow_s: float = _SLOW_S) -> None:
         super().__init__()
         self.target_port = target_port
         self.share = share
+        self.away = False
         self.calls = 0
         self.faults = 0
         self._dice = random.Random(f"pixelkiln-s3-{seed}")
@@ -205,8 +210,14 @@ class S3Proxy(Served):
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Read one call, draw its fault, do it."""
         head = await reader.readuntil(b"\r\n\r\n")
-        call, fault = _Call(head[:-4].split(b"\r\n")), self._draw()
-        if fault is S3Fault.RESET:
+        call, drawn = _Call(head[:-4].split(b"\r\n")), self._draw()
+        fault: S3Fault | None = drawn
+        if self.away:
+            self.faults += 1
+            fault = _AWAY[self.calls % len(_AWAY)]
+        if fault is None:
+            await _swallow(reader)
+        elif fault is S3Fault.RESET:
             reset(writer)
         elif fault in (S3Fault.ERROR, S3Fault.SLOW_DOWN):
             await _refuse(call, fault, reader, writer)
@@ -250,6 +261,12 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, leng
         writer.write(data)
         await writer.drain()
         length -= len(data)
+
+
+async def _swallow(reader: asyncio.StreamReader) -> None:
+    """Take what comes and say nothing, until the client gives up."""
+    while await reader.read(_CHUNK):
+        continue
 
 
 async def _refuse(

@@ -157,6 +157,16 @@ def test_an_s3_proxy_spoils_every_call_when_told(server: int) -> None:
         assert {500, 503, "cut", BODY} == set(came)  # what was slow came whole
 
 
+def test_a_store_that_is_away_takes_no_call(server: int) -> None:
+    with S3Proxy(server, seed=1, share=0.0) as proxy:
+        proxy.away = True
+        came = [call(proxy.port, "GET", timeout_s=0.3) for _ in range(6)]
+        proxy.away = False
+
+        assert set(came) == {503, "cut"}
+        assert call(proxy.port, "GET") == BODY
+
+
 def test_a_seed_spoils_the_same_calls_again(server: int) -> None:
     runs = []
     for _ in range(2):
@@ -166,15 +176,15 @@ def test_a_seed_spoils_the_same_calls_again(server: int) -> None:
     assert runs[0] == runs[1]
 
 
-def call(port: int, method: str, body: bytes | None = None) -> bytes | int | str:
-    """The body of a good answer, the status of another, or `cut`."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+def call(port: int, method: str, body: bytes | None = None, timeout_s: float = 5.0) -> bytes | int | str:
+    """The body of a good answer, the status of another, or `cut`, also where none came in time."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
         connection.request(method, "/bucket/key", body=body)
         answer = connection.getresponse()
         read = answer.read()
         return read if answer.status == 200 else answer.status
-    except (http.client.HTTPException, ConnectionError):
+    except (http.client.HTTPException, ConnectionError, TimeoutError):
         return "cut"
     finally:
         connection.close()

@@ -27,6 +27,7 @@ from pixelkiln.api.descriptors import Shortage
 from pixelkiln.api.envelope import Envelope
 from pixelkiln.api.errors import of_http, of_parameters, problem
 from pixelkiln.api.events import Watcher
+from pixelkiln.api.impatience import ImpatientStorage
 from pixelkiln.api.probe import Probe
 from pixelkiln.api.services import FleetCache, Outlooks, Services
 from pixelkiln.gallery import fleet as fleet_pages
@@ -45,7 +46,7 @@ from pixelkiln_shared.ledger.leases import count_leases
 from pixelkiln_shared.ledger.outbox import RedisOutbox
 from pixelkiln_shared.previews import Previews
 from pixelkiln_shared.settings import Settings
-from pixelkiln_shared.storage import open_storage
+from pixelkiln_shared.storage import FolderStorage, Storage, open_storage
 
 SWEEP_S = 5.0
 UPLOAD_SWEEP_S = 3_600.0
@@ -94,7 +95,7 @@ def _services(settings: Settings) -> Services:
     client = redis_client(settings, impatient=True)
     fleet = FleetCache(Fleet(client))
     ledger = open_ledger(settings, client=client)
-    storage = open_storage(settings, secret=secret)
+    storage = _storage(settings, secret)
     producer = Producer(
         settings,
         ledger=ledger,
@@ -121,6 +122,12 @@ def _services(settings: Settings) -> Services:
         ),
         secret=secret,
     )
+
+
+def _storage(settings: Settings, secret: bytes) -> Storage:
+    """A folder answers at once, and its links are served here (`files.py`)."""
+    storage = open_storage(settings, secret=secret)
+    return storage if isinstance(storage, FolderStorage) else ImpatientStorage(storage)
 
 
 @contextlib.asynccontextmanager
