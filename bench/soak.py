@@ -44,7 +44,7 @@ AWAY_JOBS = 12  # of 8 MB and more: what two workers keep in memory, and a few t
 SWEEP_EVERY = 500  # jobs; while the records are there that tell what is an orphan
 KEPT = Path(__file__).parent / "results" / "soak.json"
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
-SETTLE_S = 1.0  # until the API has noticed that its clients hung up
+SETTLE_S = 6.0  # until the API has noticed that its clients hung up, and a worker at rest has given memory back
 _HANDS = 8
 _PASSING = ("job", "idempotency", "delivery", "preview", "queue", "held")
 
@@ -95,6 +95,7 @@ def _while_away(place: Ground, bucket: Bucket) -> int:
             until(
                 lambda: any(_size(path) > 8 * MIB for path in place.temporary_files()) or ends.done(),
                 "nothing large waits on the disk",
+                soak_jobs.PATIENCE_S,
             )
         return sum(ends.result().values())
 

@@ -12,13 +12,14 @@ from typing import Any
 import httpx2
 
 from bench.batching import picture
-from bench.stage import PATIENCE_S, until
+from bench.stage import until
 from pixelkiln_worker.imaging import png_of
 
 STUB, SEGMENTER = "stub", "toyworld-classes"
 SIZE_PX, BIG_PX = 64, 2_560
 ROUND = 20  # jobs until the same kinds come again
 BIG_EVERY = 25  # rounds
+PATIENCE_S = 300.0  # a busy machine makes twelve pictures of 8 MB in minutes
 _TERMINAL = {"succeeded", "failed", "canceled", "expired"}
 _MISHAPS = ("error", "batch", "oom_alone")
 _BRISK = {"device_ms": 5, "per_item_ms": 1}
@@ -104,7 +105,7 @@ class Caller:
                 seen = self.http.get(f"/v1/jobs/{job['id']}").raise_for_status().json()
             return seen["status"] in _TERMINAL
 
-        until(over, f"job {job['id']} did not end")
+        until(over, f"job {job['id']} did not end", PATIENCE_S)
         status: str = seen["status"]
         if status not in (wanted or ("succeeded",)):
             raise RuntimeError(f"a job of the soak is {status}: {seen.get('error')}")

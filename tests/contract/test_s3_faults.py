@@ -19,8 +19,11 @@ from pathlib import Path
 
 import pytest
 
+from pixelkiln_shared import storage as opening
 from pixelkiln_shared.errors import NotFound, StorageUnavailable
 from pixelkiln_shared.jobs import Result, Status
+from pixelkiln_shared.settings import Settings
+from pixelkiln_shared.storage import IMPATIENT_S, PATIENT_S
 from pixelkiln_shared.storage.s3 import S3Storage, s3_client
 from tests.firing_houses import House, firing_house
 from tests.worker_processes import stub_spec, wait_for
@@ -284,6 +287,24 @@ def test_a_dripping_body_ends_at_the_deadline(server: FaultyServer) -> None:
         server.storage(deadline_s=1.0).get(KEY)
 
     assert time.monotonic() - began < 2.0
+
+
+def test_with_a_client_at_the_other_end_a_silent_store_is_given_up_sooner(
+    server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    url = f"http://127.0.0.1:{server.server_port}"
+    assert [ours < theirs for ours, theirs in zip(IMPATIENT_S, PATIENT_S, strict=True)] == [True, True]
+    monkeypatch.setattr(opening, "IMPATIENT_S", (0.2, 0.4))
+    storage = opening.open_storage(
+        Settings(storage_url="s3://bucket", s3_endpoint_url=url), secret=b"", impatient=True
+    )
+    server.faults = [hang] * 20
+    began = time.monotonic()
+    with pytest.raises(StorageUnavailable):
+        storage.get(KEY)
+    assert time.monotonic() - began < PATIENT_S[0]
 
 
 def test_nobody_listening_ends_at_the_deadline() -> None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import redis
 import structlog
 
-from pixelkiln_shared import keys
+from pixelkiln_shared import heap, keys
 from pixelkiln_shared.costs import Costs
 from pixelkiln_shared.errors import RedisUnavailable, Unavailable
 from pixelkiln_shared.fleet import Fleet, State, unavailable
@@ -77,6 +77,7 @@ class Lifecycle:
         self._given_back = threading.Event()
         self._drain_lock, self._asked_lock = threading.Lock(), threading.Lock()
         self._ring_at = 0.0
+        self._slim_since = 0
         self._reap_s = min(REAP_S, settings.heartbeat_s)
         self._heartbeat = Loop("heartbeat", self.heartbeat, settings.heartbeat_s)
         self._pulse = Loop("pulse", self.pulse, PULSE_S)
@@ -176,6 +177,14 @@ class Lifecycle:
             self.drain_for_good()
         self._costs.learn(shop.telemetry.take_measured())
         self._see_who_else_can()
+        self._slim()
+
+    def _slim(self) -> None:
+        """Give memory back, once after each spell of work."""
+        done = self._shop.telemetry.totals().jobs_done
+        if done != self._slim_since and not self._shop.held.jobs():
+            heap.trim()
+            self._slim_since = done
 
     def listen(self) -> None:
         """End an idle process that takes nothing while jobs wait for long: deaf to bells, or stuck."""

@@ -36,6 +36,7 @@ from pixelkiln.gallery.thumbnails import Thumbnails
 from pixelkiln.leftovers import Orphans, sweep_uploads
 from pixelkiln.producer import Producer
 from pixelkiln.webhooks.signing import read_secrets
+from pixelkiln_shared import heap
 from pixelkiln_shared.bells import CeleryBells, make_app
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.costs import Costs
@@ -50,6 +51,7 @@ from pixelkiln_shared.storage import FolderStorage, Storage, open_storage
 
 SWEEP_S = 5.0
 UPLOAD_SWEEP_S = 3_600.0
+TRIM_S = 10.0
 ORPHAN_SWEEP_S = 60.0
 THREADS = 80  # requests in hand at once; most of them wait for Redis or the store
 
@@ -126,7 +128,7 @@ def _services(settings: Settings) -> Services:
 
 def _storage(settings: Settings, secret: bytes) -> Storage:
     """A folder answers at once, and its links are served here (`files.py`)."""
-    storage = open_storage(settings, secret=secret)
+    storage = open_storage(settings, secret=secret, impatient=True)
     return storage if isinstance(storage, FolderStorage) else ImpatientStorage(storage)
 
 
@@ -142,6 +144,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             asyncio.create_task(_repeat(producer.sweep, SWEEP_S)),
             asyncio.create_task(_repeat(partial(sweep_uploads, producer.storage), UPLOAD_SWEEP_S)),
             asyncio.create_task(_repeat(orphans.sweep, ORPHAN_SWEEP_S)),
+            asyncio.create_task(_repeat(heap.trim, TRIM_S)),
         ]
         if (courier := webhooks.courier(services)) is not None:
             sweeps.append(asyncio.create_task(courier.run()))

@@ -16,7 +16,11 @@ from pixelkiln_shared.storage.naming import checked_prefix, content_disposition
 __all__ = ["FolderStorage", "Storage", "StoredObject", "content_disposition", "open_storage"]
 
 
-def open_storage(settings: Settings, *, secret: bytes | None = None) -> Storage:
+# Seconds, for one try and for all the tries of a call: with a client at the other end, and else.
+IMPATIENT_S, PATIENT_S = (5.0, 10.0), (15.0, 30.0)
+
+
+def open_storage(settings: Settings, *, secret: bytes | None = None, impatient: bool = False) -> Storage:
     """Return the store that `storage_url` names: `file:///dir`, `file://./relative` or `s3://bucket/prefix`.
 
     Opens no connection; `check()` does. S3 credentials come by boto3's own chain.
@@ -24,6 +28,7 @@ def open_storage(settings: Settings, *, secret: bytes | None = None) -> Storage:
     Args:
         settings: `storage_url`, and for S3 the settings that begin with `s3_`.
         secret: signs a folder's links; left out: `settings.secret`, or one of this process's own.
+        impatient: give up on a silent store sooner, because somebody waits for the answer.
 
     Raises:
         Misconfigured: the URL is not one of the three forms.
@@ -43,8 +48,11 @@ def open_storage(settings: Settings, *, secret: bytes | None = None) -> Storage:
             ) from error
         from pixelkiln_shared.storage.s3 import S3Storage, s3_client  # boto3 takes most of a second to import
 
-        client_for = partial(s3_client, region=settings.s3_region, checksums=settings.s3_checksums)
+        timeout_s, deadline_s = IMPATIENT_S if impatient else PATIENT_S
+        client_for = partial(
+            s3_client, region=settings.s3_region, checksums=settings.s3_checksums, timeout_s=timeout_s
+        )
         client = client_for(endpoint_url=settings.s3_endpoint_url)
         links = client_for(endpoint_url=settings.s3_public_url) if settings.s3_public_url else client
-        return S3Storage(client, url.netloc, prefix=prefix, links=links)
+        return S3Storage(client, url.netloc, prefix=prefix, links=links, deadline_s=deadline_s)
     raise Misconfigured("PIXELKILN_STORAGE_URL: write file:///dir, file://./relative or s3://bucket/prefix")
