@@ -44,7 +44,7 @@ AWAY_JOBS = 12  # of 8 MB and more: what two workers keep in memory, and a few t
 SWEEP_EVERY = 500  # jobs; while the records are there that tell what is an orphan
 KEPT = Path(__file__).parent / "results" / "soak.json"
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
-SETTLE_S = 6.0  # until the API has noticed that its clients hung up, and a worker at rest has given memory back
+SETTLE_S = 6.0  # until the API knows that its clients hung up, and a worker at rest has given memory back
 _HANDS = 8
 _PASSING = ("job", "idempotency", "delivery", "preview", "queue", "held")
 
