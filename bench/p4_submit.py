@@ -9,7 +9,7 @@ with the same row to a list.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -89,7 +89,7 @@ class Publishers:
     """Celery's ways to send a row."""
 
     def __init__(self, app: Celery, producer: Any) -> None:
-        @app.task(name="bench.nothing")  # type: ignore[untyped-decorator]
+        @app.task(name="bench.nothing")
         def nothing(row: dict[str, Any]) -> None: ...
 
         self._app, self._task, self._producer = app, nothing, producer
@@ -119,8 +119,8 @@ def _round(ours: Door, theirs: Publishers, number: int, jobs: int, singles: int)
         theirs.delay(row)
         theirs.send(row)
         ours.producer.submit(row)
-    delay = jobs / seconds(lambda: [theirs.delay(row) for row in rows(jobs)])
-    tuned = jobs / seconds(lambda: [theirs.send(row) for row in rows(jobs)])
+    delay = jobs / seconds(lambda: each(theirs.delay, rows(jobs)))
+    tuned = jobs / seconds(lambda: each(theirs.send, rows(jobs)))
     ours.empty()
     whole = jobs / seconds(lambda: ours.producer.submit_many(rows(jobs)))
     checked = ours.prepared(jobs, group=new_id("grp"))
@@ -146,10 +146,17 @@ def _round(ours: Door, theirs: Publishers, number: int, jobs: int, singles: int)
     return made
 
 
+def each(send: Callable[[dict[str, Any]], object], given: Iterable[dict[str, Any]]) -> None:
+    """Send rows one by one."""
+    for row in given:
+        send(row)
+
+
 def _singles(ours: Door, theirs: Publishers, singles: int) -> tuple[list[float], list[float], list[float]]:
     """Return the milliseconds of single submits by `delay`, tuned and ours, in turn: a fair share of load."""
     times: tuple[list[float], list[float], list[float]] = ([], [], [])
+    ways: tuple[Callable[[dict[str, Any]], object], ...] = (theirs.delay, theirs.send, ours.producer.submit)
     for row in rows(singles):
-        for way, found in zip((theirs.delay, theirs.send, ours.producer.submit), times, strict=True):
+        for way, found in zip(ways, times, strict=True):
             found.append(1_000 * seconds(partial(way, row)))
     return times

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from unittest.mock import patch
 
 from bench import plots, soak_jobs
@@ -119,8 +119,8 @@ def _sample(place: Ground, done: int) -> Sample:
         jobs=done,
         processes={name: footprint(*pids) for name, pids in place.pids.items()},
         temporary_files=len(place.temporary_files()),
-        redis_keys=cast(int, place.client.dbsize()),
-        redis_bytes=int(cast(dict[str, Any], place.client.info("memory"))["used_memory"]),
+        redis_keys=place.client.dbsize(),
+        redis_bytes=int(place.client.info("memory")["used_memory"]),
     )
 
 
@@ -158,7 +158,7 @@ def _left(place: Ground, known: set[str]) -> Leftovers:
 def _waiting(place: Ground, names: set[str]) -> int:
     counts = cast(list[str], place.client.hvals(LedgerKey.WAITING))
     bells = [name for name in names if name.startswith(CELERY_PREFIX) and place.client.type(name) == "list"]
-    return sum(map(int, counts)) + sum(cast(int, place.client.llen(name)) for name in bells)
+    return sum(map(int, counts)) + sum(place.client.llen(name) for name in bells)
 
 
 def _unnamed(place: Ground) -> list[str]:

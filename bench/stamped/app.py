@@ -15,10 +15,10 @@ __all__ = ["app"]
 _plain = StubModel.run
 
 
-def _stamped(model: StubModel, batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
+def _stamped(self: StubModel, batch: Sequence[Task], watch: Watch) -> list[Outcome | Exception]:
     jobs = [int(task.spec.input["seed"]) for task in batch if task.spec.tenant == TENANT]
     stamps.stamp(jobs, stamps.STARTED)
-    outcomes = _plain(model, batch, watch)
+    outcomes = _plain(self, batch, watch)
     stamps.stamp(jobs, stamps.ENDED)
     return outcomes
 
