@@ -82,7 +82,7 @@ def generator_entry(folder: Path, **fields: Any) -> ModelEntry:
     return ModelEntry(**known | fields)
 
 
-def generate_task(prompt: str = "a red house", seed: int = 7, **fields: Any) -> Task:
+def generate_task(prompt: str | None = "a red house", seed: int = 7, **fields: Any) -> Task:
     shape = {
         "width": SIDE_PX,
         "height": SIDE_PX,

@@ -111,7 +111,7 @@ def test_the_wish_ends_with_the_worker_or_after_an_hour(client: redis.Redis) -> 
     fleet = Fleet(client)
     fleet.report(worker("w1"))
     fleet.drain("w1")
-    assert 0 < client.ttl(keys.drain("w1")) <= keys.DRAIN_S  # type: ignore[operator]
+    assert 0 < client.ttl(keys.drain("w1")) <= keys.DRAIN_S
     fleet.leave("w1")
     assert not fleet.unwanted("w1")
 

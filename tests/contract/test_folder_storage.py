@@ -289,7 +289,8 @@ def test_any_other_url_is_misconfigured(url: str) -> None:
 def test_a_folder_swept_at_the_worst_moment_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage, swept = FolderStorage(tmp_path, secret=b"s"), []
+    storage = FolderStorage(tmp_path, secret=b"s")
+    swept: list[Any] = []
     open_file = os.open
 
     def sweep_first(path: Any, flags: int, *more: Any, **named: Any) -> int:

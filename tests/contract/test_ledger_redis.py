@@ -221,12 +221,13 @@ def test_a_pause_excuses_all_that_lapsed_in_it_however_many(client: redis.Redis)
 
 
 def test_what_a_worker_holds_can_be_told(client: redis.Redis) -> None:
-    world = World(RedisLedger(client, clock=TEST_CLOCK), Clock(client))
+    ledger = RedisLedger(client, clock=TEST_CLOCK)
+    world = World(ledger, Clock(client))
     first, second = world.submit(2)
     world.claim("w1", max_rows=2)
     world.ledger.release(first, 1)
     world.claim("w2")
-    held = [world.ledger.held_by(worker) for worker in ("w1", "w2", "w3")]
+    held = [ledger.held_by(worker) for worker in ("w1", "w2", "w3")]
     assert held == [[(second, 1)], [(first, 2)], []]
 
 

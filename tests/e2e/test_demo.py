@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-u", "-m", "pixelkiln.demo", "--out"]
 
 
 @pytest.mark.slow
-def test_the_demo_ends_with_a_contact_sheet(tmp_path):
+def test_the_demo_ends_with_a_contact_sheet(tmp_path: Path) -> None:
     astray = {
         **os.environ,
         "PIXELKILN_REDIS_URL": "redis://127.0.0.1:9/0",
@@ -32,7 +32,7 @@ def test_the_demo_ends_with_a_contact_sheet(tmp_path):
         assert len(sheet.getcolors(2**24) or []) > 10_000
 
 
-def test_an_interrupted_demo_stops_everything(tmp_path):
+def test_an_interrupted_demo_stops_everything(tmp_path: Path) -> None:
     demo = subprocess.Popen(
         [*COMMAND, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -50,7 +50,7 @@ def run(name: str, *arguments: object, url: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_scene_is_made_and_taken_apart(url, tmp_path):
+def test_a_scene_is_made_and_taken_apart(url: str, tmp_path: Path) -> None:
     lines = run("generate_and_segment.py", "a red house on the meadow at day", tmp_path, url=url)
     with Image.open(tmp_path / "scene.png") as scene:
         assert scene.size == (128, 128)
@@ -59,7 +59,7 @@ def test_a_scene_is_made_and_taken_apart(url, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_file_of_prompts_becomes_a_folder_of_pictures(url, tmp_path):
+def test_a_file_of_prompts_becomes_a_folder_of_pictures(url: str, tmp_path: Path) -> None:
     lines = run("bulk.py", EXAMPLES / "prompts.jsonl", tmp_path, url=url)
     assert len(lines) == 7  # one row asks for two pictures
     assert len(list(tmp_path.glob("*.png"))) == 7

@@ -35,16 +35,16 @@ def modules_of(package: str) -> list[str]:
     return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
 
 
-def test_the_producer_never_loads_a_model_library():
+def test_the_producer_never_loads_a_model_library() -> None:
     assert loaded(modules_of("pixelkiln"), MODELS) == set()
 
 
 @pytest.mark.parametrize("package", ["pixelkiln/client", "pixelkiln/cli"])
-def test_the_client_and_the_command_line_load_no_server_library(package):
+def test_the_client_and_the_command_line_load_no_server_library(package: str) -> None:
     assert loaded(modules_of(package), MODELS | SERVER) == set()
 
 
-def test_only_workers_ask_for_torch():
+def test_only_workers_ask_for_torch() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     with_torch = {name for name, needs in extras.items() if any(need.startswith("torch") for need in needs)}
@@ -55,7 +55,7 @@ def test_only_workers_ask_for_torch():
 
 
 @pytest.mark.parametrize("command", [["--help"], ["generate", "--help"]])
-def test_help_is_there_in_a_blink(command):
+def test_help_is_there_in_a_blink(command: list[str]) -> None:
     program = "import time; t = time.perf_counter(); from pixelkiln.cli import main\n"
     program += f"try: main({command!r})\nexcept SystemExit: print('TOOK', time.perf_counter() - t)"
     times = []

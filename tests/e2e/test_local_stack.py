@@ -19,6 +19,8 @@ from PIL import Image
 
 from pixelkiln import Client, JobCanceled
 from pixelkiln.local.facts import facts_of
+from pixelkiln_shared.jobs import Status
+from pixelkiln_shared.kinds import Kind
 
 START_S = 90
 MODELS = "stub,classical-otsu"
@@ -39,7 +41,8 @@ class Up:
     url: str
 
     def descendants(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return found
 
     def named(self, word: str) -> list[psutil.Process]:
         return [child for child in self.descendants() if word in " ".join(command_line(child))]
@@ -51,7 +54,8 @@ class Up:
 
 def command_line(process: psutil.Process) -> list[str]:
     try:
-        return process.cmdline()
+        words: list[str] = process.cmdline()
+        return words
     except psutil.Error:  # it has ended meanwhile
         return []
 
@@ -92,7 +96,7 @@ def client(stack: Up) -> Iterator[Client]:
         yield client
 
 
-def test_a_prompt_becomes_a_picture(client):
+def test_a_prompt_becomes_a_picture(client: Client) -> None:
     result = client.generate("anything", model="stub", seed=3, count=2, width=64, height=64).result(30)
     assert [image.pil().size for image in result.images] == [(64, 64)] * 2
     assert result.seed == 3
@@ -100,7 +104,7 @@ def test_a_prompt_becomes_a_picture(client):
     assert [i.pil().tobytes() for i in again.images] == [i.pil().tobytes() for i in result.images]
 
 
-def test_what_was_made_is_taken_apart_as_soon_as_it_is_there(client):
+def test_what_was_made_is_taken_apart_as_soon_as_it_is_there(client: Client) -> None:
     scene = client.generate("anything", model="stub", width=64, height=64)
     masks = client.segment(scene, model="classical-otsu")
     result = masks.result(30)
@@ -108,7 +112,7 @@ def test_what_was_made_is_taken_apart_as_soon_as_it_is_there(client):
     assert scene.refresh().status == "succeeded"
 
 
-def test_a_running_job_stops_when_canceled_and_the_worker_lives(client):
+def test_a_running_job_stops_when_canceled_and_the_worker_lives(client: Client) -> None:
     job = client.generate("long", model="stub", steps=200, options={"device_ms": 60_000})
     until(lambda: job.refresh().status == "running", 10)
     began = time.monotonic()
@@ -119,7 +123,7 @@ def test_a_running_job_stops_when_canceled_and_the_worker_lives(client):
     assert client.generate("after", model="stub", width=64, height=64).result(20).images
 
 
-def test_a_job_outlives_the_sigkill_of_its_worker(stack, client):
+def test_a_job_outlives_the_sigkill_of_its_worker(stack: Up, client: Client) -> None:
     job = client.generate(
         "survivor", model="stub", steps=20, options={"device_ms": 3_000}, width=64, height=64
     )
@@ -132,7 +136,7 @@ def test_a_job_outlives_the_sigkill_of_its_worker(stack, client):
     until(lambda: len({p.pid for p in stack.named("celery")} - before) == 2, 30)
 
 
-def test_ctrl_c_while_waiting_lets_go_and_the_job_goes_on(stack, client):
+def test_ctrl_c_while_waiting_lets_go_and_the_job_goes_on(stack: Up, client: Client) -> None:
     job = client.generate("long", model="stub", steps=50, options={"device_ms": 4_000}, width=64, height=64)
     waiting = subprocess.Popen(
         [sys.executable, "-m", "pixelkiln", "wait", job.id],
@@ -151,7 +155,7 @@ def test_ctrl_c_while_waiting_lets_go_and_the_job_goes_on(stack, client):
 
 
 @pytest.mark.slow
-def test_a_thousand_mixed_jobs_go_through_two_workers(stack, client, tmp_path):
+def test_a_thousand_mixed_jobs_go_through_two_workers(stack: Up, client: Client, tmp_path: Path) -> None:
     until(lambda: sum(worker.state == "ready" for worker in client.workers()) == 2, 60)
     picture = io.BytesIO()
     Image.effect_noise((32, 32), 90).save(picture, "PNG")
@@ -182,15 +186,15 @@ def test_a_thousand_mixed_jobs_go_through_two_workers(stack, client, tmp_path):
     )
     assert told.returncode == 0, told.stderr
     group = client.group(told.stdout.strip())
-    assert (group.total, group.counts.get("succeeded")) == (1_000, 1_000)
+    assert (group.total, group.counts.get(Status.SUCCEEDED)) == (1_000, 1_000)
     jobs = list(group.jobs())
     assert len({job.id for job in jobs}) == 1_000
-    assert [job.kind for job in jobs].count("segment") == 250
+    assert [job.kind for job in jobs].count(Kind.SEGMENT) == 250
     assert all(job.resource.artifacts for job in jobs)
     assert client.stats().lanes == []
 
 
-def test_a_second_stack_on_the_folder_says_so(stack):
+def test_a_second_stack_on_the_folder_says_so(stack: Up) -> None:
     command = [sys.executable, "-m", "pixelkiln", "up", "--data", str(stack.data), "--port", "0"]
     told = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=30, check=False)
     assert told.returncode == 1
@@ -198,7 +202,7 @@ def test_a_second_stack_on_the_folder_says_so(stack):
     assert told.stdout == ""
 
 
-def test_a_crashed_server_is_restarted(stack, client):
+def test_a_crashed_server_is_restarted(stack: Up, client: Client) -> None:
     assert client.stats()
     (api,) = stack.named("pixelkiln.api")
     api.kill()
@@ -206,13 +210,13 @@ def test_a_crashed_server_is_restarted(stack, client):
     assert client.stats()  # a client that knows the server waits for it
 
 
-def test_secrets_are_for_this_user_only(stack):
+def test_secrets_are_for_this_user_only(stack: Up) -> None:
     assert stack.data.stat().st_mode & 0o077 == 0
     for name in ("secret", "stack.json", "redis/redis.conf"):
         assert (stack.data / name).stat().st_mode & 0o077 == 0
 
 
-def test_doctor_finds_the_stack_by_its_folder(stack):
+def test_doctor_finds_the_stack_by_its_folder(stack: Up) -> None:
     told = subprocess.run(
         [sys.executable, "-m", "pixelkiln", "doctor", "--data", str(stack.data), "--json"],
         capture_output=True,
@@ -226,7 +230,7 @@ def test_doctor_finds_the_stack_by_its_folder(stack):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_everything_it_started(tmp_path, number):
+def test_a_signal_stops_everything_it_started(tmp_path: Path, number: int) -> None:
     up = start(tmp_path / "data")
     with Client(up.url) as client:
         waiting = client.generate("long", model="stub", steps=100, options={"device_ms": 60_000})
@@ -241,7 +245,7 @@ def test_a_signal_stops_everything_it_started(tmp_path, number):
     up.process.stdout.close()
 
 
-def test_children_do_not_outlive_a_killed_parent_and_jobs_survive(tmp_path):
+def test_children_do_not_outlive_a_killed_parent_and_jobs_survive(tmp_path: Path) -> None:
     up = start(tmp_path / "data")
     with Client(up.url) as client:
         job = client.generate("kept", model="stub", width=64, height=64).wait(30)
@@ -263,7 +267,7 @@ def test_children_do_not_outlive_a_killed_parent_and_jobs_survive(tmp_path):
         again.process.stdout.close()
 
 
-def test_a_taken_port_is_one_clear_line(stack, tmp_path):
+def test_a_taken_port_is_one_clear_line(stack: Up, tmp_path: Path) -> None:
     port = stack.url.rpartition(":")[2]
     command = [sys.executable, "-m", "pixelkiln", "up", "--data", str(tmp_path / "data"), "--port", port]
     told = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60, check=False)
@@ -272,7 +276,7 @@ def test_a_taken_port_is_one_clear_line(stack, tmp_path):
     assert "Traceback" not in told.stderr
 
 
-def test_a_drained_worker_stays_down_and_the_rest_stays_up(tmp_path):
+def test_a_drained_worker_stays_down_and_the_rest_stays_up(tmp_path: Path) -> None:
     up = start(tmp_path / "data")
     try:
         with Client(up.url) as client:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import crashes, killing
-from bench.crash_counts import Trace
+from bench import crashes
+from bench.crash_counts import Strike, Trace
 from bench.crash_sides import our_side
 from bench.killing import Command, Keeper, Kill, strike_all
 from bench.peers import stamps
@@ -49,7 +49,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def strike(keeper: Keeper, folder: Path, *, whole: bool) -> killing.Strike:
+def strike(keeper: Keeper, folder: Path, *, whole: bool) -> Strike:
     [done] = strike_all([Kill(at_s=0.0, whole=whole, pick=0.5)], keeper, Trace(folder / "trace"), whole=True)
     return done
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,7 +123,7 @@ def ask(request: pytest.FixtureRequest, script: Script) -> Callable[..., Any]:
     return blocking if request.param == "blocking" else awaited
 
 
-def test_a_busy_server_is_asked_again_under_the_same_key(ask, script):
+def test_a_busy_server_is_asked_again_under_the_same_key(ask: Callable[..., Any], script: Script) -> None:
     busy = problem(429, "queue_full", **{"Retry-After": "0"})
     script.answers = [busy, problem(503, "redis_unavailable", **{"Retry-After": "0"}), answer(JOB, 202)]
     job = ask("generate", "a red house", seed=7)
@@ -133,7 +134,7 @@ def test_a_busy_server_is_asked_again_under_the_same_key(ask, script):
     ]
 
 
-def test_a_lost_answer_is_asked_for_again_under_the_same_key(ask, script):
+def test_a_lost_answer_is_asked_for_again_under_the_same_key(ask: Callable[..., Any], script: Script) -> None:
     script.answers = [answer([JOB]), CUT, answer(JOB, 202)]
     with pytest.raises(ServerUnreachable):  # not what Pixelkiln says
         ask("stats")
@@ -142,14 +143,14 @@ def test_a_lost_answer_is_asked_for_again_under_the_same_key(ask, script):
     assert first[2]["idempotency-key"] == second[2]["idempotency-key"]
 
 
-def test_requests_have_keys_of_their_own(ask, script):
+def test_requests_have_keys_of_their_own(ask: Callable[..., Any], script: Script) -> None:
     script.answers = [answer(JOB, 202)]
     ask("generate", "a")
     ask("generate", "a")
     assert len({headers["idempotency-key"] for _, _, headers, _ in script.requests}) == 2
 
 
-def test_the_server_says_how_long_to_wait(ask, script):
+def test_the_server_says_how_long_to_wait(ask: Callable[..., Any], script: Script) -> None:
     script.answers = [problem(429, "queue_full", **{"Retry-After": "1"}), answer(JOB, 202)]
     began = time.monotonic()
     ask("generate", "a")
@@ -157,7 +158,9 @@ def test_the_server_says_how_long_to_wait(ask, script):
 
 
 @pytest.mark.parametrize("status", [429, 503])  # the queue is at its limit; its Redis is
-def test_a_wait_beyond_our_patience_is_not_begun(ask, script, status):
+def test_a_wait_beyond_our_patience_is_not_begun(
+    ask: Callable[..., Any], script: Script, status: int
+) -> None:
     script.answers = [problem(status, "queue_full", **{"Retry-After": "120"})]
     began = time.monotonic()
     with pytest.raises(QueueFullError) as caught:
@@ -180,7 +183,9 @@ def test_a_wait_beyond_our_patience_is_not_begun(ask, script, status):
         ((502, {"Content-Type": "text/html", "x-should-retry": "false"}, b"<h1>proxy</h1>"), ApiError),
     ],
 )
-def test_an_answer_that_will_not_change_is_raised_at_once(ask, script, given, error):
+def test_an_answer_that_will_not_change_is_raised_at_once(
+    ask: Callable[..., Any], script: Script, given: tuple[int, dict[str, str], bytes], error: type[ApiError]
+) -> None:
     script.answers = [given]
     with pytest.raises(error) as caught:
         ask("job", "job_1")
@@ -188,7 +193,7 @@ def test_an_answer_that_will_not_change_is_raised_at_once(ask, script, given, er
     assert caught.value.http_status == given[0]
 
 
-def test_nobody_there_is_said_soon():
+def test_nobody_there_is_said_soon() -> None:
     began = time.monotonic()
     with Client("http://127.0.0.1:9") as client, pytest.raises(ServerUnreachable):
         client.stats()
@@ -196,12 +201,12 @@ def test_nobody_there_is_said_soon():
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "127.0.0.1:8700", "http://", "http://[::1"])
-def test_an_address_that_is_none_is_refused(url):
+def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ServerUnreachable, match="PIXELKILN_URL"):
         Client(url)
 
 
-def test_the_key_goes_to_the_api_and_nowhere_else(script):
+def test_the_key_goes_to_the_api_and_nowhere_else(script: Script) -> None:
     store = Script()
     picture = b"picture"
     store.answers = [(200, {"Content-Type": "image/png"}, picture)]
@@ -238,7 +243,7 @@ def finished(data: bytes) -> Any:
     return answer({**JOB, "status": "succeeded", "artifacts": [artifact]})
 
 
-def test_an_expired_link_is_renewed(script, tmp_path):
+def test_an_expired_link_is_renewed(script: Script, tmp_path: Path) -> None:
     job = finished(b"x")
     script.answers = [job, job, problem(403, "link_expired"), job, (200, {}, b"x")]
     with Client(script.url) as client:
@@ -249,7 +254,7 @@ def test_an_expired_link_is_renewed(script, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
-def test_damaged_bytes_are_no_result(script, tmp_path):
+def test_damaged_bytes_are_no_result(script: Script, tmp_path: Path) -> None:
     job = finished(b"x")
     script.answers = [job, job, (200, {}, b"y")]
     with Client(script.url) as client, pytest.raises(ServerUnreachable, match="damaged"):
@@ -257,7 +262,7 @@ def test_damaged_bytes_are_no_result(script, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_job_is_waited_for_until_it_ends(ask, script):
+def test_a_job_is_waited_for_until_it_ends(ask: Callable[..., Any], script: Script) -> None:
     script.answers = [answer({**JOB, "status": s}) for s in ("queued", "running", "succeeded")]
     job = ask("job", "job_1")
     assert job.status == "queued"
@@ -269,15 +274,18 @@ def test_a_job_is_waited_for_until_it_ends(ask, script):
 @pytest.mark.parametrize(
     ("state", "error"), [("failed", JobFailed), ("expired", JobFailed), ("canceled", JobCanceled)]
 )
-def test_a_job_without_a_result_raises(script, state, error):
+def test_a_job_without_a_result_raises(
+    script: Script, state: str, error: type[JobFailed | JobCanceled]
+) -> None:
     failure = {"code": "out_of_memory", "message": "too large"} if state == "failed" else None
     script.answers = [answer({**JOB, "status": state, "error": failure})]
     with Client(script.url) as client, pytest.raises(error) as caught:
         client.job("job_1").result(5)
+    assert isinstance(caught.value, error)
     assert caught.value.job.id == "job_1"
 
 
-def test_waiting_ends_in_time_and_the_job_goes_on(script):
+def test_waiting_ends_in_time_and_the_job_goes_on(script: Script) -> None:
     script.answers = [answer({**JOB, "status": "running"})]
     with Client(script.url) as client:
         job = client.job("job_1")
@@ -296,7 +304,7 @@ def stream(*events: tuple[str, str, dict[str, Any]], promised: int | None = None
     return 200, headers, text.encode()
 
 
-def test_a_broken_event_stream_goes_on_where_it_broke(script):
+def test_a_broken_event_stream_goes_on_where_it_broke(script: Script) -> None:
     script.answers = [
         answer(JOB),
         stream(("1-0", "status", {"status": "running"}), ("2-0", "progress", {"step": 1}), promised=9_999),
@@ -313,7 +321,7 @@ def test_a_broken_event_stream_goes_on_where_it_broke(script):
     assert script.requests[2][2]["last-event-id"] == "2-0"
 
 
-def test_events_are_followed_by_asyncio_too(script):
+def test_events_are_followed_by_asyncio_too(script: Script) -> None:
     script.answers = [
         answer(JOB),
         stream(("1-0", "status", {"status": "running"}), promised=9_999),
@@ -328,13 +336,13 @@ def test_events_are_followed_by_asyncio_too(script):
     assert asyncio.run(follow()) == ["running", "failed"]
 
 
-def test_events_of_an_unknown_job_raise(script):
+def test_events_of_an_unknown_job_raise(script: Script) -> None:
     script.answers = [answer(JOB), problem(404, "not_found")]
     with Client(script.url) as client, pytest.raises(NotFoundError):
         list(client.job("job_1").events())
 
 
-def test_pages_are_fetched_as_the_iteration_reaches_them(script):
+def test_pages_are_fetched_as_the_iteration_reaches_them(script: Script) -> None:
     script.answers = [
         answer({"jobs": [{**JOB, "id": "job_3"}, {**JOB, "id": "job_2"}], "next_cursor": "c"}),
         answer({"jobs": [JOB], "next_cursor": None}),
@@ -347,7 +355,7 @@ def test_pages_are_fetched_as_the_iteration_reaches_them(script):
     assert script.requests[1][1] == "/v1/jobs?status=queued&limit=2&cursor=c"
 
 
-def test_many_rows_go_in_chunks_into_one_group(ask, script):
+def test_many_rows_go_in_chunks_into_one_group(ask: Callable[..., Any], script: Script) -> None:
     group = {"id": "grp_1", "total": 1, "counts": {}, "done": False, "created_at": JOB["created_at"]}
     bulk = [
         answer({"group": "grp_1", "ids": [f"job_{n}" for n in range(size)]}, 202) for size in (500, 500, 3)

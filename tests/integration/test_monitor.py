@@ -130,7 +130,8 @@ def an_event(stack: Stack) -> tuple[bytes, bytes]:
         stack.until(stack.submit(stub_spec("to be heard of")))
 
         def message() -> dict[str, bytes] | None:
-            return heard.get_message(timeout=1)
+            found: dict[str, bytes] | None = heard.get_message(timeout=1)
+            return found
 
         found = worker_processes.wait_for(message, 20, "workers tell monitors nothing")
     return found["channel"], found["data"]

@@ -90,7 +90,8 @@ def image_of(stack: Stack, record: Record) -> np.ndarray:
 @pytest.mark.slow
 def test_pictures_are_edited_redrawn_in_masks_and_made_larger(stack: Stack) -> None:
     image, mask = scene(SIDE_PX, SIDE_PX), mask_picture(SIDE_PX, SIDE_PX)
-    reference, masked = stored(stack, image), {"mask": stored(stack, mask)}
+    reference = stored(stack, image)
+    masked: dict[str, Any] = {"mask": stored(stack, mask)}
     ids = stack.submit(
         job(Kind.EDIT, prompt="a red house", image=reference),
         job(Kind.EDIT, prompt=None, image=reference, **masked),

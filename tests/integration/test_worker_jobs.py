@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from PIL import Image
@@ -250,7 +251,8 @@ def test_a_long_job_is_seen_while_it_runs_and_a_short_one_is_not(stack: Stack) -
     assert webp is not None
     with Image.open(io.BytesIO(webp)) as image:
         assert (image.format, image.size) == ("WEBP", (16, 16))
-    told = [fields for _, fields in stack.client.xrange(stream_of(long)) if fields["job"] == long]
+    events = cast(list[tuple[str, dict[str, str]]], stack.client.xrange(stream_of(long)))
+    told = [fields for _, fields in events if fields["job"] == long]
     steps = [json.loads(one["data"])["step"] for one in told if one["type"] == "preview"]
     assert 1 <= len(steps) <= 2  # at most one a second, none in the first
     assert steps[0] >= 10

@@ -125,7 +125,8 @@ def test_every_kind_that_looks_at_a_picture_gives_its_files(stack: Stack) -> Non
 
     assert opened(stack, stereo, Role.IMAGE, 0).size == (240, 160)
     assert opened(stack, stereo, Role.IMAGE, 1).size == (120, 160)
-    assert np.array_equal(opened(stack, stereo, Role.DEPTH), opened(stack, depth, Role.DEPTH))
+    one, other = (np.asarray(opened(stack, job, Role.DEPTH)) for job in (stereo, depth))
+    assert np.array_equal(one, other)
 
     cut, mask = opened(stack, cutout, Role.CUTOUT), opened(stack, cutout, Role.MASK)
     assert (cut.mode, cut.size, mask.mode) == ("RGBA", (120, 160), "L")

@@ -16,8 +16,9 @@ from pixelkiln_shared.jobs import JobSpec, Result, Status
 from pixelkiln_shared.keys import new_id
 from pixelkiln_shared.kinds import Kind, Role
 from pixelkiln_shared.ledger.contract import Record
+from pixelkiln_worker.families.contract import Pixels
 from tests.picture_files import saved
-from tests.tiny_models import Pixels, photo_like
+from tests.tiny_models import photo_like
 from tests.tiny_networks import clipseg, owlvit, sam
 from tests.worker_processes import TENANT, Stack, result_of, wait_for
 

@@ -46,7 +46,9 @@ def libraries(redis_url: str, folder: Path, models: str, device: str) -> set[str
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
-def test_a_worker_without_networks_imports_no_library_of_networks(redis_url, tmp_path, device) -> None:
+def test_a_worker_without_networks_imports_no_library_of_networks(
+    redis_url: str, tmp_path: Path, device: str
+) -> None:
     if device == "auto" and Path("/dev/nvidiactl").exists():
         pytest.skip("torch is asked about the card")
     assert (
@@ -54,7 +56,7 @@ def test_a_worker_without_networks_imports_no_library_of_networks(redis_url, tmp
     )
 
 
-def test_a_worker_that_segments_by_network_imports_what_that_needs(redis_url, tmp_path) -> None:
+def test_a_worker_that_segments_by_network_imports_what_that_needs(redis_url: str, tmp_path: Path) -> None:
     found = libraries(redis_url, tmp_path, "toyworld-classes", "cpu")
     assert found == {"torch", "transformers"}
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +44,7 @@ def test_other_forms_hold_the_same_masks(small: dict[str, np.ndarray], scene: st
     ids = small[scene]
     ours = p12_masks.document(ids, p12_masks.segmentation(ids)).encode()
 
-    def masks(form: str) -> list[object]:
+    def masks(form: str) -> list[Any]:
         document = json.loads(p12_masks.other_document(ours, ids, form))
         return [one["segmentation"] for one in document["annotations"]]
 
@@ -60,7 +62,7 @@ def test_masks_that_differ_end_the_benchmark(
     small: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = {"scenes": {"blobs": {"encode_ms": 1.0, "document_ms": 1.0, "digest": "of something else"}}}
-    monkeypatch.setattr(p12_masks.subprocess, "check_output", lambda *_, **__: json.dumps(answer))
+    monkeypatch.setattr(subprocess, "check_output", lambda *_, **__: json.dumps(answer))
 
     with pytest.raises(RuntimeError, match="not those of pycocotools"):
         p12_masks.against_the_peer(tmp_path, tmp_path, {"blobs": small["blobs"]}, 1)

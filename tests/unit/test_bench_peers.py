@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_every_requirement_is_pinned() -> None:
 
 def test_a_finished_environment_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
-    monkeypatch.setattr(environments.venv, "create", lambda place, **_: made.append(place))
+    monkeypatch.setattr(venv, "create", lambda place, **_: made.append(place))
     monkeypatch.setattr(environments, "_install", lambda *_: None)
     binary = tmp_path / "rq" / "bin" / "python"
     binary.parent.mkdir(parents=True)

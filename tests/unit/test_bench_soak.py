@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -98,7 +99,8 @@ def test_two_handles_that_are_never_closed_miss_the_goal() -> None:
 
 @pytest.mark.parametrize("what", ["keys", "unacked", "waiting", "temporary_files", "uploads", "objects"])
 def test_a_single_thing_left_behind_misses_the_goal(what: str) -> None:
-    assert len(missed(life(), replace(NOTHING, **{what: 1}))) == 1
+    left: dict[str, Any] = {what: 1}
+    assert len(missed(life(), replace(NOTHING, **left))) == 1
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="only Linux tells")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pixelkiln_shared.catalogue import ModelEntry
@@ -97,7 +99,7 @@ def test_a_worker_tells_its_bound_from_what_it_knows_of_its_models() -> None:
 
 
 def test_models_with_jobs_waiting_leave_last() -> None:
-    room = {"needed_bytes": 0, "budget_bytes": 50}
+    room: dict[str, Any] = {"needed_bytes": 0, "budget_bytes": 50}
     footprints = {"a": 40, "b": 40, "c": 40}
     assert list(leaving(footprints, waiting={"a"}, **room)) == ["b", "c"]
     assert list(leaving(footprints, waiting={"b"}, keep="c", **room)) == ["a", "b"]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from pixelkiln.cli import main
 from pixelkiln.cli.faults import Refused
@@ -22,11 +22,11 @@ def written(folder: Path, name: str, text: str) -> str:
     return str(path)
 
 
-def dry_run(*arguments: str):
+def dry_run(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["submit", "--dry-run", *arguments])
 
 
-def test_csv_columns_are_renamed_and_numbers_read(tmp_path):
+def test_csv_columns_are_renamed_and_numbers_read(tmp_path: Path) -> None:
     file = written(tmp_path, "p.csv", "\ufeffcaption,seed,guidance\na red house,7,2.5\n007,,\n")
     rows = list(read_rows(file, {"caption": "prompt"}))
     assert [row.fields for row in rows] == [
@@ -35,7 +35,7 @@ def test_csv_columns_are_renamed_and_numbers_read(tmp_path):
     ]
 
 
-def test_equal_rows_have_keys_of_their_own(tmp_path):
+def test_equal_rows_have_keys_of_their_own(tmp_path: Path) -> None:
     file = written(tmp_path, "p.jsonl", '{"prompt": "a"}\n\n{"prompt": "a"}\n')
     keys = [row.key for row in read_rows(file, {})]
     assert len(set(keys)) == 2
@@ -51,18 +51,18 @@ def test_equal_rows_have_keys_of_their_own(tmp_path):
         ("p.txt", "a", "only .csv and .jsonl"),
     ],
 )
-def test_a_wrong_file_is_refused_by_line(tmp_path, name, text, message):
+def test_a_wrong_file_is_refused_by_line(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(Refused, match=message):
         list(read_rows(written(tmp_path, name, text), {}))
 
 
-def test_a_file_that_is_not_text_is_refused(tmp_path):
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(Refused, match="UTF-8"):
         list(read_rows(str(tmp_path / "p.jsonl"), {}))
 
 
-def test_flat_rows_become_envelopes():
+def test_flat_rows_become_envelopes() -> None:
     assert row_request({"prompt": "a", "seed": 1, "model": "m", "labels": {"set": "x"}}) == {
         "kind": "generate",
         "model": "m",
@@ -77,7 +77,7 @@ def test_flat_rows_become_envelopes():
     assert row_request(envelope) == envelope
 
 
-def test_a_dry_run_checks_every_row_and_names_the_lines(tmp_path):
+def test_a_dry_run_checks_every_row_and_names_the_lines(tmp_path: Path) -> None:
     file = written(
         tmp_path,
         "p.jsonl",
@@ -96,14 +96,14 @@ def test_a_dry_run_checks_every_row_and_names_the_lines(tmp_path):
     assert "4 of 5 rows are wrong" in result.stderr
 
 
-def test_a_good_dry_run_counts_what_would_be_done(tmp_path):
+def test_a_good_dry_run_counts_what_would_be_done(tmp_path: Path) -> None:
     file = written(tmp_path, "p.csv", "caption\na\nb\n")
     result = dry_run(file, "--map", "prompt=caption", "--model", "toyworld")
     assert result.exit_code == 0
     assert result.stdout == "2 generate with toyworld\n"
 
 
-def test_a_journal_remembers_what_was_sent_and_what_was_answered(tmp_path):
+def test_a_journal_remembers_what_was_sent_and_what_was_answered(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "deep" / "j.jsonl")
     journal.start()
     journal.send("key-1", ["r1", "r2"], [{"a": 1}, {"a": 2}])
@@ -116,7 +116,7 @@ def test_a_journal_remembers_what_was_sent_and_what_was_answered(tmp_path):
     assert not again.complete
 
 
-def test_a_journal_cut_off_in_a_line_loses_only_that_line(tmp_path):
+def test_a_journal_cut_off_in_a_line_loses_only_that_line(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.jsonl")
     journal.start()
     journal.send("key-1", ["r1"], [{}])
@@ -126,9 +126,9 @@ def test_a_journal_cut_off_in_a_line_loses_only_that_line(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1.5h", 5400)])
-def test_times_are_written_with_units(text, seconds):
+def test_times_are_written_with_units(text: str, seconds: int) -> None:
     assert Duration().convert(text, None, None) == seconds
 
 
-def test_values_are_read_as_what_they_look_like():
+def test_values_are_read_as_what_they_look_like() -> None:
     assert [literal(text) for text in ("7", "2.5", "true", "euler")] == [7, 2.5, True, "euler"]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from pixelkiln.cli import COMMANDS, main
 from pixelkiln.cli.screen import clean, shorten
@@ -17,11 +17,11 @@ from pixelkiln.cli.screen import clean, shorten
 NOWHERE = "http://127.0.0.1:9"
 
 
-def run(*arguments: str, stdin: str | None = None):
+def run(*arguments: str, stdin: str | None = None) -> Result:
     return CliRunner().invoke(main, ["--url", NOWHERE, *arguments], input=stdin)
 
 
-def test_help_lists_every_command():
+def test_help_lists_every_command() -> None:
     result = run("--help")
     assert result.exit_code == 0
     assert [line.split()[0] for line in result.stdout.partition("Commands:\n")[2].splitlines()] == list(
@@ -30,14 +30,14 @@ def test_help_lists_every_command():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command):
+def test_every_command_explains_itself(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
     assert f"main {command}" in result.stdout
     assert len(result.stdout.splitlines()[2].strip()) > 10
 
 
-def test_help_imports_no_heavy_library():
+def test_help_imports_no_heavy_library() -> None:
     heavy = "{'httpx2', 'pydantic', 'rich', 'redis', 'celery', 'boto3', 'fastapi', 'torch', 'numpy', 'PIL'}"
     script = f"""
 import sys
@@ -52,14 +52,14 @@ except SystemExit:
     assert told.stdout.splitlines()[-1] == "LOADED []"
 
 
-def test_no_server_is_exit_code_5_and_names_the_next_command():
+def test_no_server_is_exit_code_5_and_names_the_next_command() -> None:
     result = run("ls")
     assert result.exit_code == 5
     assert result.stdout == ""
     assert "pixelkiln up" in result.stderr
 
 
-def test_with_json_an_error_is_an_object_on_stdout():
+def test_with_json_an_error_is_an_object_on_stdout() -> None:
     result = run("ls", "--json")
     assert result.exit_code == 5
     assert json.loads(result.stdout)["code"] == "server_unreachable"
@@ -79,14 +79,14 @@ def test_with_json_an_error_is_an_object_on_stdout():
         ("segment", "x.png", "--format", "voc"),
     ],
 )
-def test_wrong_usage_is_exit_code_2(arguments):
+def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
 
 
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path):
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     for missing in (str(tmp_path / "none.png"), str(tmp_path)):
         result = run("segment", missing)
         assert result.exit_code == 2
@@ -94,7 +94,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path):
         assert missing in result.stderr
 
 
-def test_stdin_that_is_a_terminal_or_closed_is_refused(monkeypatch):
+def test_stdin_that_is_a_terminal_or_closed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.TextIOWrapper):
         def isatty(self) -> bool:
             return True
@@ -108,7 +108,7 @@ def test_stdin_that_is_a_terminal_or_closed_is_refused(monkeypatch):
             make.read_stdin()
 
 
-def test_text_of_others_cannot_drive_the_terminal():
+def test_text_of_others_cannot_drive_the_terminal() -> None:
     assert clean("\x1b[31mred\x1b[0m\nline\x07") == "red line"
     assert clean("\x1b]0;title\x07after") == "after"
     assert clean("a\x9b2Jb") == "a2Jb"
@@ -117,7 +117,7 @@ def test_text_of_others_cannot_drive_the_terminal():
     assert shorten("a" * 20, 5) == "aaaa…"
 
 
-def test_colour_is_off_when_asked():
+def test_colour_is_off_when_asked() -> None:
     script = "import click; from pixelkiln.cli import main; main(['--help'], standalone_mode=False)"
     told = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, check=True, env={"NO_COLOR": "1"}
@@ -125,7 +125,7 @@ def test_colour_is_off_when_asked():
     assert b"\x1b" not in told.stdout
 
 
-def test_a_file_name_never_leads_out_of_its_folder():
+def test_a_file_name_never_leads_out_of_its_folder() -> None:
     from pixelkiln.client.results import ArtifactFacts
     from pixelkiln.resources import ArtifactResource
 
@@ -136,7 +136,7 @@ def test_a_file_name_never_leads_out_of_its_folder():
     assert ArtifactFacts("job_1", resource).filename("фото") == "фото_mask_003_a-tree.png"
 
 
-def test_an_id_is_never_another_path():
+def test_an_id_is_never_another_path() -> None:
     from pixelkiln.client.wire import below
 
     assert below("/v1/jobs", "../groups/x?a=1", "cancel") == "/v1/jobs/..%2Fgroups%2Fx%3Fa%3D1/cancel"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from io import BufferedReader
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,11 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     digest = hashlib.file_digest
 
-    def noted(file, algorithm):
+    def noted(file: BufferedReader, algorithm: str) -> object:
         names.append(Path(file.name).name)
         return digest(file, algorithm)
 
-    monkeypatch.setattr(digests.hashlib, "file_digest", noted)
+    monkeypatch.setattr(hashlib, "file_digest", noted)
     return names
 
 
@@ -45,7 +46,9 @@ def test_hashes_come_in_the_order_of_the_files(tmp_path: Path) -> None:
     assert digests.sha256_of([]) == []
 
 
-def test_a_file_that_did_not_change_is_read_once(tmp_path, monkeypatch, read) -> None:
+def test_a_file_that_did_not_change_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
+) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"one")
     settled(monkeypatch)
@@ -54,7 +57,7 @@ def test_a_file_that_did_not_change_is_read_once(tmp_path, monkeypatch, read) ->
 
 
 @pytest.mark.parametrize("how", ["bytes", "replaced", "times put back"])
-def test_a_file_that_changed_is_read_again(tmp_path, monkeypatch, how) -> None:
+def test_a_file_that_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"one")
     settled(monkeypatch)
@@ -70,7 +73,7 @@ def test_a_file_that_changed_is_read_again(tmp_path, monkeypatch, how) -> None:
     assert digests.sha256_of([path]) == [hashlib.sha256(b"two").hexdigest()]
 
 
-def test_a_file_written_just_now_is_not_trusted_to_stay(tmp_path, read) -> None:
+def test_a_file_written_just_now_is_not_trusted_to_stay(tmp_path: Path, read: list[str]) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"one")
     digests.sha256_of([path])
@@ -78,6 +81,6 @@ def test_a_file_written_just_now_is_not_trusted_to_stay(tmp_path, read) -> None:
     assert read == ["weights", "weights"]
 
 
-def test_a_missing_file_is_an_error(tmp_path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         digests.sha256_of([tmp_path / "a", tmp_path / "b"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,8 +65,12 @@ def picture(model: diffusion.Diffusion, task: Task, watch: Steps | None = None) 
     return found.pictures[0].pixels
 
 
-def masked(seed: int = 7, **fields: object) -> Task:
-    known = {"image": scene(SIDE_PX, SIDE_PX), "mask": mask_picture(SIDE_PX, SIDE_PX), "strength": 1.0}
+def masked(seed: int = 7, **fields: Any) -> Task:
+    known: dict[str, Any] = {
+        "image": scene(SIDE_PX, SIDE_PX),
+        "mask": mask_picture(SIDE_PX, SIDE_PX),
+        "strength": 1.0,
+    }
     return edit_task(seed=seed, **known | fields)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -199,7 +200,7 @@ def test_results_say_what_they_started_from(sd: diffusion.Diffusion) -> None:
 def test_rounds_run_the_noisy_half_again(name: str, tmp_path: Path) -> None:
     entry = generator_entry(BUILDERS[name](tmp_path / name), kinds=KINDS, options={"rounds": (1, 3)})
     model = diffusion.load(entry, CPU)
-    task = {"mask": mask_picture(), "strength": 1.0, "steps": 4}
+    task: dict[str, Any] = {"mask": mask_picture(), "strength": 1.0, "steps": 4}
     once, thrice = Steps(), Steps()
     plain = pictures(model, [edit_task(**task)], once)[0]
     again = pictures(model, [edit_task(**task, options={"rounds": 3})], thrice)[0]

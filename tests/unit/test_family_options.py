@@ -175,7 +175,8 @@ def test_the_scale_of_a_lora_counts(sd: diffusion.Diffusion) -> None:
 
 
 def test_a_lora_works_for_edits_too(sd: diffusion.Diffusion) -> None:
-    for task in ({}, {"mask": mask_picture()}):
+    tasks: list[dict[str, Any]] = [{}, {"mask": mask_picture()}]
+    for task in tasks:
         plain = picture(sd, edit_task(**task))
         assert not np.array_equal(plain, picture(sd, edit_task(**task, options={"lora": "ink"})))
         assert np.array_equal(plain, picture(sd, edit_task(**task)))

@@ -66,7 +66,8 @@ def draw(model: PhraseSegmenter, monkeypatch: pytest.MonkeyPatch, **logits: np.n
 def half(side: str, high: float = HALF, low: float = -HALF) -> np.ndarray:
     """16 x 16 logits, high on one side."""
     logits = np.full((16, 16), low)
-    logits[{"left": np.s_[:, :8], "right": np.s_[:, 8:], "top": np.s_[:8]}[side]] = high
+    places: dict[str, Any] = {"left": np.s_[:, :8], "right": np.s_[:, 8:], "top": np.s_[:8]}
+    logits[places[side]] = high
     return logits
 
 

@@ -110,9 +110,12 @@ def test_a_point_in_no_box_is_one_more_object(
 ) -> None:
     seen: list[Any] = []
     propose = model.sam.propose
-    monkeypatch.setattr(
-        model.sam, "propose", lambda encoded, objects: (seen.extend(objects), propose(encoded, objects))[1]
-    )
+
+    def noted(encoded: Any, objects: Any) -> Any:
+        seen.extend(objects)
+        return propose(encoded, objects)
+
+    monkeypatch.setattr(model.sam, "propose", noted)
     points = [{"x": 60.0, "y": 70.0}, {"x": 150.0, "y": 20.0}, {"x": 21.0, "y": 31.0, "positive": False}]
     run(model, segment_task(pictures()[0], points=points, **BOXES))
     assert [(marks.box is not None, len(marks.points)) for marks in seen] == [
@@ -283,7 +286,8 @@ def test_a_closed_model_holds_nothing(model: PromptableSegmenter) -> None:
 
 @pytest.fixture(params=[sam, sam2])
 def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return request.param(tmp_path / "fresh")
+    folder: Path = request.param(tmp_path / "fresh")
+    return folder
 
 
 def change(folder: Path, part: str, to: float | None) -> None:

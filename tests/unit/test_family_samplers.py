@@ -18,7 +18,7 @@ from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import JobCanceled, ModelUnavailable
 from pixelkiln_worker import families
 from pixelkiln_worker.families import samplers
-from pixelkiln_worker.families.contract import Outcome, Pixels, Task
+from pixelkiln_worker.families.contract import Model, Outcome, Pixels, Task
 from pixelkiln_worker.families.noise_nets import CodePrior
 from tests import tiny_models
 from tests.tiny_models import CPU, SIDE_PX, Steps, generate_task, generator_entry
@@ -54,7 +54,7 @@ def noise_task(seed: int = 7, **fields: Any) -> Task:
     return Task(spec=task.spec.model_copy(update={"input": bare}))
 
 
-def pictures(model: samplers.Sampler, task: Task) -> list[Pixels]:
+def pictures(model: Model | samplers.Sampler, task: Task) -> list[Pixels]:
     found = model.run([task], Steps())[0]
     assert isinstance(found, Outcome), found
     return [picture.pixels for picture in found.pictures]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests import tiny_models, tiny_pipelines
 from tests.tiny_models import CPU, Steps, generate_task, generator_entry
 from tests.tiny_pipelines import Looks
 
-SHAPE = {"prompt": None, "width": 16, "height": 24}
+SHAPE: dict[str, Any] = {"prompt": None, "width": 16, "height": 24}
 
 
 @pytest.fixture(scope="module", params=["ddpm", "ddim"])

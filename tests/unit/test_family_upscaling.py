@@ -36,7 +36,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, upscaling.Upsc
     return {name: upscaling.load(entry, CPU) for name, entry in entries.items()}
 
 
-def picture(model: Model, task: Task) -> Pixels:
+def picture(model: Model | upscaling.Upscaler, task: Task) -> Pixels:
     (found,) = model.run([task], Steps())
     assert isinstance(found, Outcome), found
     return found.pictures[0].pixels

@@ -212,7 +212,7 @@ def test_the_name_is_what_a_certificate_must_have(tmp_path: Path) -> None:
     heard: list[str | None] = []
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate, key)
-    server.sni_callback = lambda socket, name, context: heard.append(name)  # type: ignore[assignment]
+    server.sni_callback = lambda socket, name, context: heard.append(name)
     trusting = ssl.create_default_context(cafile=certificate)
     guard = Guard(["right.example", "wrong.example"], resolver=lambda host, port: ["127.0.0.1"])
     with receiving(tls=server) as receiver:

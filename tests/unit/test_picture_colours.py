@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,13 @@ from tests.picture_files import (
     saved,
     swapped_profile,
 )
+
+FAITHFUL: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True},
+}
+"""How each format is saved so that its colours stay."""
 
 # ------------------------------------------------------------------------------------------------ colours
 
@@ -123,8 +131,7 @@ def test_cmyk_has_its_colours() -> None:
 def test_a_colour_profile_is_applied_and_dropped(form: str) -> None:
     image = Image.new("RGB", (16, 16), (255, 0, 0))
     profile = swapped_profile().getvalue()
-    options = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}[form]
-    data = saved(image, form, icc_profile=profile, **options)
+    data = saved(image, form, icc_profile=profile, **FAITHFUL[form])
 
     picture = open_picture(data, LIMITS)
 
@@ -172,8 +179,7 @@ def test_orientation_is_applied(form: str, orientation: int) -> None:
     stored = Image.fromarray(np.ascontiguousarray(UNDO[orientation](upright)))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}[form]
-    data = saved(stored, form, exif=exif, **options)
+    data = saved(stored, form, exif=exif, **FAITHFUL[form])
 
     picture = open_picture(data, LIMITS)
 

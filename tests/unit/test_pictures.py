@@ -69,7 +69,11 @@ def test_decoded_pixels_may_be_written_to() -> None:
     pixels = decode(saved(photo(), "PNG"))
 
     pixels[0, 0] = 7
-    assert (pixels.dtype, pixels.shape, pixels.flags.c_contiguous) == (np.uint8, (HEIGHT, WIDTH, 3), True)
+    assert (pixels.dtype, pixels.shape, pixels.flags.c_contiguous) == (
+        np.dtype(np.uint8),
+        (HEIGHT, WIDTH, 3),
+        True,
+    )
 
 
 def test_content_decides_not_the_name() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pixelkiln_shared.errors import Misconfigured
 from pixelkiln_worker import presence
 from pixelkiln_worker.presence import Presence
 
@@ -100,10 +102,10 @@ def test_a_file_that_nobody_looks_for_goes_after_a_day(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     base = presence.base_folder(None)
     assert base.stat().st_mode & 0o777 == 0o700
     base.rmdir()
     base.symlink_to(tmp_path)
-    with pytest.raises(presence.Misconfigured, match="PIXELKILN_SPOOL_DIR"):
+    with pytest.raises(Misconfigured, match="PIXELKILN_SPOOL_DIR"):
         presence.base_folder(None)

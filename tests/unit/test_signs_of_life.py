@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,12 @@ def test_a_child_gives_signs_and_forgets_where_to() -> None:
         signs.handed_over()
         assert child.stdout is not None
         assert child.stdout.readline() == b"1\n"
-        wait_for(lambda: (signs.look(), signs.heard)[1] or None, 20, "no sign")
+
+        def heard() -> Any:
+            signs.look()
+            return signs.heard or None
+
+        wait_for(heard, 20, "no sign")
     finally:
         child.kill()
         child.communicate()

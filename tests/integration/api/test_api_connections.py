@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -31,7 +32,7 @@ class Narrow:
     port: int
     log: Path
 
-    def ask(self, method: str, path: str, **more: object) -> httpx2.Response:
+    def ask(self, method: str, path: str, **more: Any) -> httpx2.Response:
         """Ask over a connection of its own."""
         with httpx2.Client(trust_env=False, timeout=20) as http:
             return http.request(method, f"http://127.0.0.1:{self.port}{path}", **more)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pixelkiln import AsyncClient, ValidationError
+from pixelkiln import AsyncClient, Client, ValidationError
 from pixelkiln.gallery.snippets import snippets
 from pixelkiln_shared.catalogue import Catalogue
 from pixelkiln_shared.kinds import Role
@@ -28,7 +30,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path: Path) -> dict[str, Path]:
     """Names of picture files: a scene and a mask for it."""
     for name, colour in (("scene", "teal"), ("mask", "white")):
         (tmp_path / f"{name}.png").write_bytes(picture(128, 128, colour=colour))
@@ -40,7 +42,9 @@ def stored(api: Api, reference: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize(("kind", "fields"), CALLS)
-def test_each_kind_takes_a_path_bytes_a_job_or_an_artifact(api, client, files, kind, fields):
+def test_each_kind_takes_a_path_bytes_a_job_or_an_artifact(
+    api: Api, client: Client, files: dict[str, Path], kind: str, fields: dict[str, Any]
+) -> None:
     scene = client.generate("a red house")
     waiting = getattr(client, kind)(scene, **fields)
     assert waiting.resource.input["image"] == {"job": scene.id, "role": "image", "index": 0}
@@ -55,7 +59,7 @@ def test_each_kind_takes_a_path_bytes_a_job_or_an_artifact(api, client, files, k
         }
 
 
-def test_an_awaited_client_does_the_same(api, files):
+def test_an_awaited_client_does_the_same(api: Api, files: dict[str, Path]) -> None:
     async def story() -> None:
         async with AsyncClient(api.url) as client:
             for kind, fields in CALLS:
@@ -72,7 +76,9 @@ def test_an_awaited_client_does_the_same(api, files):
     asyncio.run(story())
 
 
-def test_an_edit_is_run_again_on_its_own_picture_and_mask(api, client, files):
+def test_an_edit_is_run_again_on_its_own_picture_and_mask(
+    api: Api, client: Client, files: dict[str, Path]
+) -> None:
     first = client.edit(files["scene"], "a blue house", mask=files["mask"], seed=3)
     api.publish(api.claim("edit.toyworld"))
     again = first.refresh().rerun(seed=4)
@@ -85,7 +91,7 @@ def test_an_edit_is_run_again_on_its_own_picture_and_mask(api, client, files):
     assert stored(api, again.resource.input["mask"]), "it has copies of its own"
 
 
-def test_an_edit_of_jobs_waits_for_both(api, client):
+def test_an_edit_of_jobs_waits_for_both(api: Api, client: Client) -> None:
     scene = client.generate("a red house")
     cut = client.cutout(scene)
     edit = client.edit(scene, "a blue house", mask={"job": cut.id, "role": "mask"})
@@ -95,7 +101,7 @@ def test_an_edit_of_jobs_waits_for_both(api, client):
     assert edit.refresh().status == "queued"
 
 
-def test_a_classification_without_a_model_names_no_other_kind(client, files):
+def test_a_classification_without_a_model_names_no_other_kind(client: Client, files: dict[str, Path]) -> None:
     with pytest.raises(ValidationError) as caught:
         client.classify(files["scene"], labels=["a dog"], top=1)
     assert caught.value.code == "unknown_model"
@@ -109,7 +115,9 @@ def shown(result: Any) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
-def test_every_command_says_the_same_as_the_client(pixelkiln, files):
+def test_every_command_says_the_same_as_the_client(
+    pixelkiln: Callable[..., Any], files: dict[str, Path]
+) -> None:
     scene, mask = files["scene"], files["mask"]
     edit = pixelkiln(
         "edit", scene, "a house", "--mask", mask, "--strength", 0.5, "-n", 2, "--seed", 3, "--json"
@@ -123,7 +131,9 @@ def test_every_command_says_the_same_as_the_client(pixelkiln, files):
     assert shown(pixelkiln("depth", scene, "--label", "a=b", "--json"))["labels"]["a"] == "b"
 
 
-def test_a_part_of_a_job_is_named_after_its_id(api, pixelkiln, files):
+def test_a_part_of_a_job_is_named_after_its_id(
+    api: Api, pixelkiln: Callable[..., Any], files: dict[str, Path]
+) -> None:
     scene = pixelkiln("generate", "a red house", "-n", 3, "-q").stdout.strip()
     cut = pixelkiln("cutout", f"{scene}.image.2", "-q").stdout.strip()
     edit = shown(pixelkiln("edit", f"{scene}.image.2", "a house", "--mask", f"{cut}.mask", "--json"))
@@ -149,7 +159,9 @@ def test_a_part_of_a_job_is_named_after_its_id(api, pixelkiln, files):
         (("depth", "SCENE", "--model", "toyworld"), "toyworld-depth"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line_and_queues_nothing(pixelkiln, files, arguments, said):
+def test_what_is_wrong_is_said_in_a_line_and_queues_nothing(
+    pixelkiln: Callable[..., Any], files: dict[str, Path], arguments: tuple[str, ...], said: str
+) -> None:
     result = pixelkiln(*[files["scene"] if one == "SCENE" else one for one in arguments])
     assert (result.exit_code, result.stdout) == (2, "")
     assert said in result.stderr
@@ -157,7 +169,9 @@ def test_what_is_wrong_is_said_in_a_line_and_queues_nothing(pixelkiln, files, ar
     assert pixelkiln("ls", "-q").stdout == ""
 
 
-def test_labels_may_have_blanks_after_their_commas(pixelkiln, files):
+def test_labels_may_have_blanks_after_their_commas(
+    pixelkiln: Callable[..., Any], files: dict[str, Path]
+) -> None:
     job = shown(pixelkiln("segment", files["scene"], "--labels", "sky, tree,", "--json"))
     assert job["input"]["labels"] == ["sky", "tree"]
 
@@ -178,7 +192,9 @@ EVERYTHING: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("kind", "fields"), EVERYTHING)
-def test_the_command_a_page_shows_makes_the_same_job(api, client, pixelkiln, kind, fields):
+def test_the_command_a_page_shows_makes_the_same_job(
+    api: Api, client: Client, pixelkiln: Callable[..., Any], kind: str, fields: dict[str, Any]
+) -> None:
     given = fields if kind == "generate" else {"image": client.upload(picture(128, 128)), **fields}
     first = client.submit({"kind": kind, "input": given}).resource
     views = snippets(first, api.url, Catalogue.load(), closed=False)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -27,7 +27,9 @@ LANE = "generate.toyworld"
 
 
 @pytest.fixture
-def ask(api: Api, pixelkiln, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], Any]:
+def ask(
+    api: Api, pixelkiln: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[[], Any]:
     """Run `doctor` backstage; returns its exit code and its findings. A worker is there."""
     monkeypatch.setenv("PIXELKILN_REDIS_URL", api.settings.redis_url)
     monkeypatch.setenv("PIXELKILN_STORAGE_URL", api.settings.storage_url)
@@ -46,7 +48,7 @@ def config(api: Api) -> Iterator[Callable[[str, str], None]]:
     before: dict[str, str] = {}
 
     def change(name: str, value: str) -> None:
-        before.setdefault(name, api.redis.config_get(name)[name])
+        before.setdefault(name, str(api.redis.config_get(name)[name]))
         api.redis.config_set(name, value)
 
     yield change
@@ -60,7 +62,9 @@ def said(findings: list[dict[str, str]], words: str) -> str:
     return found["state"]
 
 
-def test_a_redis_that_may_evict_jobs_is_wrong(ask, config) -> None:
+def test_a_redis_that_may_evict_jobs_is_wrong(
+    ask: Callable[[], Any], config: Callable[[str, str], None]
+) -> None:
     assert ask()[0] == 0
     config("maxmemory-policy", "allkeys-lru")
     code, findings = ask()
@@ -77,13 +81,21 @@ def test_a_redis_that_may_evict_jobs_is_wrong(ask, config) -> None:
         ({"appendonly": "yes", "appendfsync": "no"}, "warn", "a power cut up to half a minute"),
     ],
 )
-def test_what_a_crash_would_cost_is_said(ask, config, settings, state, words) -> None:
+def test_what_a_crash_would_cost_is_said(
+    ask: Callable[[], Any],
+    config: Callable[[str, str], None],
+    settings: dict[str, str],
+    state: str,
+    words: str,
+) -> None:
     for name, value in settings.items():
         config(name, value)
     assert said(ask()[1], words) == state
 
 
-def test_a_full_redis_is_wrong_and_a_nearly_full_one_is_told(api: Api, ask, config) -> None:
+def test_a_full_redis_is_wrong_and_a_nearly_full_one_is_told(
+    api: Api, ask: Callable[[], Any], config: Callable[[str, str], None]
+) -> None:
     used = int(api.redis.info("memory")["used_memory"])
     config("maxmemory", str(round(used / 0.95)))
     code, findings = ask()
@@ -93,7 +105,7 @@ def test_a_full_redis_is_wrong_and_a_nearly_full_one_is_told(api: Api, ask, conf
     assert (code, said(findings, ": no job can be accepted")) == (1, "fail")
 
 
-def test_a_replica_takes_no_writes(api: Api, ask) -> None:
+def test_a_replica_takes_no_writes(api: Api, ask: Callable[[], Any]) -> None:
     api.redis.replicaof("127.0.0.1", 9)
     try:
         code, findings = ask()
@@ -102,19 +114,20 @@ def test_a_replica_takes_no_writes(api: Api, ask) -> None:
     assert (code, said(findings, "takes no writes: name the primary")) == (1, "fail")
 
 
-def test_leases_that_nobody_takes_back_are_wrong(api: Api, ask) -> None:
+def test_leases_that_nobody_takes_back_are_wrong(api: Api, ask: Callable[[], Any]) -> None:
     api.submit()
     api.claim()
     code, findings = ask()
     assert (code, said(findings, "1 jobs run, none overdue")) == (0, "ok")
     api.redis.set(keys.REAP_LOCK, "somebody who hangs", ex=60)  # no sweep takes it back meanwhile
-    api.redis.zadd(LedgerKey.LEASES, {api.redis.zrange(LedgerKey.LEASES, 0, 0)[0]: 1_000})
+    [lease] = cast(list[bytes], api.redis.zrange(LedgerKey.LEASES, 0, 0))
+    api.redis.zadd(LedgerKey.LEASES, {lease: 1_000})
     code, findings = ask()
     assert (code, said(findings, "1 of 1 leases are over")) == (1, "fail")
     assert "pixelkiln_leases_overdue 1.0" in api.http.get("/metrics").text
 
 
-def test_old_work_without_a_bell_is_told(api: Api, ask) -> None:
+def test_old_work_without_a_bell_is_told(api: Api, ask: Callable[[], Any]) -> None:
     job_id = api.submit()["id"]
     assert said(ask()[1], f"{LANE}: 1 wait, 1 bells") == "ok"
     api.redis.set(keys.REAP_LOCK, "somebody who hangs", ex=60)
@@ -124,7 +137,7 @@ def test_old_work_without_a_bell_is_told(api: Api, ask) -> None:
     assert (code, said(findings, "and no bell hangs")) == (0, "warn")
 
 
-def test_garbage_in_the_queues_is_told(api: Api, ask) -> None:
+def test_garbage_in_the_queues_is_told(api: Api, ask: Callable[[], Any]) -> None:
     assert not [finding for finding in ask()[1] if "no jobs in the queues" in finding["detail"]]
     for message in (b"of before", b"\x1b[31m not json"):
         Strays(api.redis).keep(LANE, message, "no JSON", at=datetime(2026, 11, 26, 8, 5, tzinfo=UTC))
@@ -134,7 +147,7 @@ def test_garbage_in_the_queues_is_told(api: Api, ask) -> None:
     assert said(findings, r"'\x1b[31m not json' (no JSON)") == "warn"
 
 
-def test_orphaned_objects_are_counted_and_stay(api: Api, ask, tmp_path: Path) -> None:
+def test_orphaned_objects_are_counted_and_stay(api: Api, ask: Callable[[], Any], tmp_path: Path) -> None:
     api.submit()
     api.publish(api.claim())  # the ledger knows a job of today
     job_id = keys.new_id("job")
@@ -146,7 +159,9 @@ def test_orphaned_objects_are_counted_and_stay(api: Api, ask, tmp_path: Path) ->
     assert api.storage.get(key) == b"x"
 
 
-def test_a_redis_that_does_not_answer_is_exit_code_5(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_that_does_not_answer_is_exit_code_5(
+    ask: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         monkeypatch.setenv("PIXELKILN_REDIS_URL", f"redis://127.0.0.1:{probe.getsockname()[1]}/0")
@@ -157,7 +172,9 @@ def test_a_redis_that_does_not_answer_is_exit_code_5(ask, monkeypatch: pytest.Mo
     assert not [finding for finding in findings if finding["check"] == "ledger"]
 
 
-def test_a_wrong_password_is_exit_code_5_and_says_so(api: Api, ask, config) -> None:
+def test_a_wrong_password_is_exit_code_5_and_says_so(
+    api: Api, ask: Callable[[], Any], config: Callable[[str, str], None]
+) -> None:
     config("requirepass", "secret")
     try:
         api.redis.execute_command("AUTH", "secret")
@@ -170,7 +187,7 @@ def test_a_wrong_password_is_exit_code_5_and_says_so(api: Api, ask, config) -> N
 
 
 def test_a_store_that_cannot_be_written_is_exit_code_5(
-    ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ask: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("PIXELKILN_STORAGE_URL", f"file://{tmp_path / 'file'}")
@@ -179,7 +196,7 @@ def test_a_store_that_cannot_be_written_is_exit_code_5(
     assert [found["code"] for found in findings if found["check"] == "storage"] == ["storage_unavailable"]
 
 
-def test_a_model_that_was_never_loaded_is_told(ask) -> None:
+def test_a_model_that_was_never_loaded_is_told(ask: Callable[[], Any]) -> None:
     assert said(ask()[1], "not loaded anywhere yet: toyworld") == "ok"
 
 
@@ -193,11 +210,11 @@ def test_a_clock_that_differs_from_redis_is_told(ahead_s: float, state: str, wor
     assert words in found.detail
 
 
-def test_this_machine_and_its_redis_agree(ask) -> None:
+def test_this_machine_and_its_redis_agree(ask: Callable[[], Any]) -> None:
     assert said(ask()[1], "this machine is 0.") == "ok"
 
 
-def test_receivers_and_messages_that_fail_are_told(api: Api, ask) -> None:
+def test_receivers_and_messages_that_fail_are_told(api: Api, ask: Callable[[], Any]) -> None:
     assert not [finding for finding in ask()[1] if finding["check"] == "webhooks"]
     urls = ["http://a.example/", "http://b.example/", "http://c.example/"]
     jobs = [new_job(webhook=url, notify=(Status.CANCELED,), tenant="default") for url in urls]
@@ -209,7 +226,7 @@ def test_receivers_and_messages_that_fail_are_told(api: Api, ask) -> None:
     for delivery in outbox.claim(10):
         if word := words.get(delivery.url):
             outbox.settle(delivery, word, response=410, error="status")
-    for name in api.redis.zrange(LedgerKey.RECEIVERS, 0, -1):
+    for name in cast(list[bytes], api.redis.zrange(LedgerKey.RECEIVERS, 0, -1)):
         api.redis.zadd(LedgerKey.RECEIVERS, {name: 1_000})
     code, findings = ask()
     assert code == 0

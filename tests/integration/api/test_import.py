@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,13 @@ def moment_of(job_id: str) -> str:
     return job_id[:14]
 
 
+def expiry_ms(api: Api, job_id: str) -> float:
+    """Return when a job is forgotten, in Unix milliseconds."""
+    found = api.redis.zscore(keys.LedgerKey.EXPIRING, job_id)
+    assert found is not None
+    return float(found)
+
+
 def moments(api: Api, job_id: str) -> list[float]:
     """Return when a job was made, begun and ended, in Unix seconds."""
     record = api.ledger.get(job_id)
@@ -58,7 +65,7 @@ def moments(api: Api, job_id: str) -> list[float]:
 
 
 def test_finished_jobs_come_back_as_they_were(
-    api: Api, stack: Stack, pixelkiln, here: None, tmp_path: Path
+    api: Api, stack: Stack, pixelkiln: Callable[..., Any], here: None, tmp_path: Path
 ) -> None:
     stack.start()
     body = {"kind": "generate", "model": "stub", "input": {"prompt": "a hill", "options": {"device_ms": 20}}}
@@ -72,7 +79,7 @@ def test_finished_jobs_come_back_as_they_were(
     stack.until(failed)
     before = [resource(api, job_id) for job_id in ids]
     times = [moments(api, job_id) for job_id in ids]
-    ends = [api.redis.zscore(keys.LedgerKey.EXPIRING, job_id) for job_id in ids]
+    ends = [expiry_ms(api, job_id) for job_id in ids]
     listed = [job["id"] for job in api.http.get("/v1/jobs?status=succeeded").json()["jobs"]]
     stack.client.flushall()
     assert api.http.get(f"/v1/jobs/{ids[0]}").status_code == 404
@@ -85,7 +92,7 @@ def test_finished_jobs_come_back_as_they_were(
     for one, other in zip(times, (moments(api, job_id) for job_id in ids), strict=True):
         assert all(abs(a - b) < 10.0 for a, b in zip(one, other, strict=True))
     for job_id, end in zip(ids, ends, strict=True):
-        assert abs(api.redis.zscore(keys.LedgerKey.EXPIRING, job_id) - end) < 10_000
+        assert abs(expiry_ms(api, job_id) - end) < 10_000
     found = [job["id"] for job in api.http.get("/v1/jobs").json()["jobs"]]
     assert sorted(found) == sorted(listed)
     assert [moment_of(job_id) for job_id in found] == [moment_of(job_id) for job_id in listed]
@@ -108,7 +115,9 @@ def test_finished_jobs_come_back_as_they_were(
     assert pixelkiln("import", "--data", tmp_path / "none").stdout.startswith("0 jobs imported, 4 were known")
 
 
-def test_a_dry_run_leaves_redis_empty(api: Api, stack: Stack, pixelkiln, here: None, tmp_path: Path) -> None:
+def test_a_dry_run_leaves_redis_empty(
+    api: Api, stack: Stack, pixelkiln: Callable[..., Any], here: None, tmp_path: Path
+) -> None:
     stack.start()
     stack.until(stack.submit(stub_spec(tenant="default")))
     stack.client.flushall()
@@ -117,7 +126,9 @@ def test_a_dry_run_leaves_redis_empty(api: Api, stack: Stack, pixelkiln, here: N
     assert api.http.get("/v1/jobs").json()["jobs"] == []
 
 
-def test_what_cannot_be_read_is_exit_code_1(api: Api, pixelkiln, here: None, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_exit_code_1(
+    api: Api, pixelkiln: Callable[..., Any], here: None, tmp_path: Path
+) -> None:
     spec = stub_spec(tenant="default")
     key = keys.attempt_prefix("default", spec.id, 1) + "manifest.json"
     api.storage.put(key, b'{"format":"pixelkiln-manifest/9"}', media_type="application/json")
@@ -127,7 +138,7 @@ def test_what_cannot_be_read_is_exit_code_1(api: Api, pixelkiln, here: None, tmp
 
 
 def test_a_redis_that_does_not_answer_is_exit_code_5(
-    api: Api, pixelkiln, here: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    api: Api, pixelkiln: Callable[..., Any], here: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -137,7 +148,9 @@ def test_a_redis_that_does_not_answer_is_exit_code_5(
     assert "Redis does not answer" in told.stderr
 
 
-def test_history_leaves_room_for_new_jobs(api: Api, pixelkiln, here: None, tmp_path: Path) -> None:
+def test_history_leaves_room_for_new_jobs(
+    api: Api, pixelkiln: Callable[..., Any], here: None, tmp_path: Path
+) -> None:
     finish(api.storage, made(tenant="default"))
     api.redis.config_set("maxmemory", round(int(api.redis.info("memory")["used_memory"]) / 0.9))
     try:
@@ -158,5 +171,7 @@ def test_history_leaves_room_for_new_jobs(api: Api, pixelkiln, here: None, tmp_p
         ("--since", "2026-02-02", "--until", "2026-02-01"),
     ],
 )
-def test_wrong_usage_is_refused(pixelkiln, here: None, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_is_refused(
+    pixelkiln: Callable[..., Any], here: None, arguments: tuple[str, ...]
+) -> None:
     assert pixelkiln("import", *arguments).exit_code == 2

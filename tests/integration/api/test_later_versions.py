@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 from pixelkiln_shared import keys
+from tests.integration.api.conftest import Api
 
 
-def test_a_job_of_a_later_version_says_what_it_waits_for(api):
+def test_a_job_of_a_later_version_says_what_it_waits_for(api: Api) -> None:
     api.serve("generate.toyworld")
     job_id = api.submit()["id"]
     claimed = api.claim()
@@ -17,7 +18,7 @@ def test_a_job_of_a_later_version_says_what_it_waits_for(api):
     assert "no live worker reads jobs of version 2 for toyworld" in str(shown["warnings"])
 
 
-def test_jobs_of_a_later_form_hide_no_others(api):
+def test_jobs_of_a_later_form_hide_no_others(api: Api) -> None:
     mine, later, unknown = (api.submit()["id"] for _ in range(3))
     api.redis.set(f"{keys.LedgerKey.SPEC}{later}", json.dumps({"v": 2, "id": later, "kind": "dream"}))
     api.redis.hset(f"{keys.LedgerKey.JOB}{unknown}", "kind", "dream")

@@ -9,8 +9,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -53,11 +53,15 @@ def replica(client: redis.Redis) -> Iterator[None]:
         client.replicaof("NO", "ONE")
 
 
+def setting(client: redis.Redis, name: str) -> str:
+    return str(client.config_get(name)[name])
+
+
 @contextmanager
 def disk_gone(client: redis.Redis) -> Iterator[None]:
     """A snapshot that cannot be written, as on a full disk: a folder stands where the file should go."""
-    in_the_way = Path(client.config_get("dir")["dir"]) / client.config_get("dbfilename")["dbfilename"]
-    before = client.config_get("save")["save"]
+    in_the_way = Path(setting(client, "dir")) / setting(client, "dbfilename")
+    before = setting(client, "save")
 
     def snapshot(state: str) -> None:
         client.bgsave()
@@ -95,7 +99,9 @@ def unready(api: Api) -> str | None:
 
 
 @STATES
-def test_a_redis_that_takes_no_writes_is_503_and_still_read(api: Api, ruin, words, code, told) -> None:
+def test_a_redis_that_takes_no_writes_is_503_and_still_read(
+    api: Api, ruin: Callable[[redis.Redis], AbstractContextManager[None]], words: str, code: str, told: str
+) -> None:
     job_id = api.submit()["id"]
     with ruin(api.redis):
         refused = [
@@ -118,7 +124,12 @@ def test_a_redis_that_takes_no_writes_is_503_and_still_read(api: Api, ruin, word
 
 @STATES
 def test_work_under_way_outlives_a_redis_that_takes_no_writes(
-    api: Api, stack: Stack, ruin, words, code, told
+    api: Api,
+    stack: Stack,
+    ruin: Callable[[redis.Redis], AbstractContextManager[None]],
+    words: str,
+    code: str,
+    told: str,
 ) -> None:
     stack.start()
     running, waiting = (api.http.post("/v1/jobs", json=SLOW).json()["id"] for _ in range(2))
