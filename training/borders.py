@@ -44,7 +44,7 @@ def teach_borders(code: AutoencoderTiny, split: Split) -> None:
             made = code.decode(latents + _LATENT_NOISE * torch.randn_like(latents)).sample
         loss = picture_loss(made.float(), pictures, weight)
         loss = loss + 1e-2 * (latents.float().abs() - _LARGEST_LATENT).clamp(min=0).square().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for optimizer in optimizers:
             optimizer.step()
 

@@ -129,7 +129,8 @@ class Crispness:
             + functional.relu(1 + self._critic(fakes.detach())).mean()
         )
         pull = _ADVERSARY_WEIGHT * min(1.0, fraction / _RAMP)
-        return picture_loss(made, inner, _inner(weight)) + pull * fooled + critic
+        loss: Tensor = picture_loss(made, inner, _inner(weight)) + pull * fooled + critic
+        return loss
 
     def validate(self) -> Metrics:
         made = self._vae.decode(self._code).sample

@@ -169,7 +169,7 @@ def train(folder: Path, data: Path, plan: Plan) -> Metrics:
         start_from_segmenter(net, folder.parent / "segmenter")
     matrices, others = split_parameters(net)
     last = {id(parameter) for parameter in net.head.parameters()}
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter in others if id(parameter) not in last]},
         {"params": [parameter for parameter in others if id(parameter) in last], "lr": _LAST_LAYER_RATE},
     ]

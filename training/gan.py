@@ -87,7 +87,8 @@ def _act() -> nn.Module:
 
 def build_painter() -> CodePainter:
     """The generator's second half, shaped as the VAE's decoder: codes (6, 4, 4) to latents (4, 16, 16)."""
-    return CodePainter(latent_channels=CODE_CHANNELS, block_out_channels=WIDTHS)
+    painter: CodePainter = CodePainter(latent_channels=CODE_CHANNELS, block_out_channels=WIDTHS)
+    return painter
 
 
 class Contest:
@@ -150,7 +151,8 @@ class Contest:
         true_kinds = torch.logsumexp(names[:, :_PAINTED], 1) - torch.logsumexp(names, 1)
         unlike = [(a[: len(b)] - b).abs().mean() for a, b in zip(features, wanted, strict=True)]
         loss: Tensor = _FEATURE_WEIGHT * torch.stack(unlike).mean()
-        return loss - true_kinds.mean() - _WHOLE_WEIGHT * verdict.mean()
+        total: Tensor = loss - true_kinds.mean() - _WHOLE_WEIGHT * verdict.mean()
+        return total
 
     def _judge(self, true_verdict: Tensor, painted: Tensor) -> Tensor:
         """The critic's side, but for the names of true cells."""

@@ -53,7 +53,8 @@ def _around(objects: list[Segment], side_px: int, rng: np.random.Generator) -> N
     box = _box(objects[rng.integers(len(objects))][1], rng.uniform(*_MARGIN_PX, 4))
     lacking = max(0.0, np.sqrt(_LEAST_AREA) * side_px - np.sqrt(np.prod(box[2:] - box[:2])))
     slide = rng.random(2) * lacking
-    return box + np.concatenate([-slide, lacking - slide])
+    around: NDArray[np.float64] = box + np.concatenate([-slide, lacking - slide])
+    return around
 
 
 def _filled(box: NDArray[np.float64], side_px: int) -> Hole:

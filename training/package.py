@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,11 @@ def package_vae(vae: AutoencoderTiny, folder: Path) -> None:
 def _tidy_vae(folder: Path) -> None:
     # diffusers warns of the first entry when it reads it back; the second is a path of this machine
     for entry in ("block_out_channels", "_name_or_path"):
-        _edit_json(folder / "config.json", lambda config, entry=entry: config.pop(entry, None))
+        _edit_json(folder / "config.json", partial(_forget, entry=entry))
+
+
+def _forget(config: dict[str, Any], *, entry: str) -> None:
+    config.pop(entry, None)
 
 
 def _edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:

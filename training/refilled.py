@@ -121,7 +121,9 @@ def thing(classes: NDArray[np.uint8], hole: Hole, kind: str) -> Hole | None:
 
 def cut(mask: Hole, hole: Hole) -> float:
     """The share of a thing's outline at the edge of its hole, the edge of the picture not counted."""
-    padded = cv2.copyMakeBorder(hole.astype(np.uint8), *[_EDGE_PX] * 4, cv2.BORDER_REPLICATE)
+    padded = cv2.copyMakeBorder(
+        hole.astype(np.uint8), _EDGE_PX, _EDGE_PX, _EDGE_PX, _EDGE_PX, cv2.BORDER_REPLICATE
+    )
     deep = cv2.erode(padded, np.ones((2 * _EDGE_PX + 1,) * 2, np.uint8))[
         _EDGE_PX:-_EDGE_PX, _EDGE_PX:-_EDGE_PX
     ].astype(bool)

@@ -54,7 +54,8 @@ def build_vae() -> AutoencoderKL:
 
 def build_prior() -> CodePrior:
     """The invertible network of codes, 0.2 M parameters."""
-    return CodePrior(channels=CODE_CHANNELS, side=CODE_SIDE)
+    prior: CodePrior = CodePrior(channels=CODE_CHANNELS, side=CODE_SIDE)
+    return prior
 
 
 class Variation:
@@ -112,7 +113,8 @@ class Variation:
 
     def _nats(self, posterior: Any, code: Tensor) -> Tensor:
         """The code's cost, (n,): its log density under the encoder less that under the prior."""
-        return -posterior.nll(code) - self._prior.log_likelihood(code)
+        nats: Tensor = -posterior.nll(code) - self._prior.log_likelihood(code)
+        return nats
 
     def validate(self) -> Metrics:
         posterior = self._vae.encode(self._true).latent_dist
