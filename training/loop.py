@@ -129,7 +129,7 @@ class Trainer:
         value = loss(self.fraction)
         for optimizer in self._optimizers:
             optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         for optimizer in self._optimizers:
             optimizer.step()

@@ -54,4 +54,4 @@ def run_together(size: int, work: Callable[..., object], *arguments: Any) -> Non
     """Call `work(*arguments, peers)` in `size` single-threaded processes and wait for them."""
     with tempfile.TemporaryDirectory() as folder:
         meeting_file = str(Path(folder) / "meeting")
-        spawn(_enter, (size, meeting_file, work, arguments), nprocs=size)  # type: ignore[no-untyped-call]
+        spawn(_enter, (size, meeting_file, work, arguments), nprocs=size)

@@ -235,7 +235,7 @@ def test_a_cancel_is_published(ledger: RedisLedger, client: redis.Redis) -> None
     job = new_job()
     ledger.submit([job])
     ledger.claim("w", OFFER, lease_s=5)
-    with client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+    with client.pubsub(ignore_subscribe_messages=True) as channel:
         channel.subscribe(CANCELS)
         channel.get_message(timeout=2)
         ledger.cancel(job.id)

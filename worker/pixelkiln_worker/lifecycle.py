@@ -160,7 +160,7 @@ class Lifecycle:
     def hear_wishes(self) -> None:
         """Listen for cancels and drains until the connection breaks; heartbeat and report bring the rest."""
         try:
-            with self._client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+            with self._client.pubsub(ignore_subscribe_messages=True) as channel:
                 channel.subscribe(keys.CANCELS, keys.DRAINS)
                 while not self._wishes.stopped:
                     message = channel.get_message(timeout=1.0)
