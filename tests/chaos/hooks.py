@@ -7,9 +7,11 @@ import hashlib
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from pixelkiln.webhooks.signing import read_secrets
 from tests.chaos.history import History
 from tests.chaos.told import OP
 from tests.receivers import OK, Got, Receiver, serving, status
@@ -37,13 +39,19 @@ class Hooks(Receiver):
         host = self.url.split("/")[2]
         return {"PIXELKILN_WEBHOOK_SECRETS": self._secret, "PIXELKILN_WEBHOOK_HOSTS": host}
 
+    @cached_property
+    def _own_secret(self) -> str:
+        """What the operator would have given this receiver."""
+        (own,) = read_secrets(self._secret).of(self.url)
+        return own
+
     def answer_to(self, got: Got) -> bytes | str:
         """Note a message and return what to answer."""
         message = got.headers.get("webhook-id", "")
         mood = "" if message in self._met or self.steady.is_set() else self._mood(message)
         self._met.add(message)
         try:
-            said = Webhook(self._secret).verify(got.body, got.headers)
+            said = Webhook(self._own_secret).verify(got.body, got.headers)
         except (WebhookVerificationError, ValueError):
             self._history.add(CLIENT, OP, "fail", message, seen={"body": got.body.decode(errors="replace")})
             return status(401)
