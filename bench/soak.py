@@ -41,6 +41,7 @@ RETENTION_S = 60
 RUN_OUT_S = 180.0  # until all that lives a minute is gone, however late the sweeps are
 AWAY_EVERY = 1_000
 AWAY_JOBS = 12  # of 8 MB and more: what two workers keep in memory, and a few that go to the disk
+AWAY_FIRST = 32  # the same, at first: more than the workers send side by side
 SWEEP_EVERY = 500  # jobs; while the records are there that tell what is an orphan
 KEPT = Path(__file__).parent / "results" / "soak.json"
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
@@ -69,7 +70,8 @@ def soak(folder: Path, jobs: int) -> tuple[list[Sample], Leftovers, str]:
             clients = CROWD if done <= WARM else CLIENTS
             ends += soak_jobs.do(place.url, place.hook, "soak", range(done - STEP, done), clients=clients)
             if place.bucket and (done == STEP or done % AWAY_EVERY == 0):
-                ends["stored late"] += _while_away(place, place.bucket)
+                count = AWAY_FIRST if done == STEP else AWAY_JOBS
+                ends["stored late"] += _while_away(place, place.bucket, count)
             if done % SWEEP_EVERY == 0:
                 ends["orphans swept"] += _sweep(place, done)
             known = known or _resting(place, known)
@@ -84,13 +86,12 @@ def soak(folder: Path, jobs: int) -> tuple[list[Sample], Leftovers, str]:
     return samples, replace(left, temporary_files=len(place.temporary_files())), setting
 
 
-def _while_away(place: Ground, bucket: Bucket) -> int:
+def _while_away(place: Ground, bucket: Bucket, count: int) -> int:
     """Have large pictures made while the store is away, until some wait on the disk; returns how many."""
     with ThreadPoolExecutor(1) as hand:
         with bucket.away():
-            numbers = range(AWAY_JOBS)
             ends = hand.submit(
-                soak_jobs.do, place.url, place.hook, "away", numbers, clients=AWAY_JOBS, big=True
+                soak_jobs.do, place.url, place.hook, "away", range(count), clients=count, big=True
             )
             until(
                 lambda: any(_size(path) > 8 * MIB for path in place.temporary_files()) or ends.done(),
