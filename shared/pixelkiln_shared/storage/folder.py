@@ -33,6 +33,7 @@ from pixelkiln_shared.storage.probe import round_trip
 LINK_PATH = "/v1/files/"
 _READ_TRIES = 20  # a reader loses a race against a put at most a few times; after that the file is damaged
 _READ_PAUSE_S = 0.005
+_TRIES = 100  # far more deletes than ever meet one put
 _PART = ".part"  # the ending of a file that is being written
 _ABANDONED_S = 3_600  # nobody takes an hour to write a file
 
@@ -188,11 +189,19 @@ def _disk_errors() -> Iterator[None]:
         ) from error
 
 
+def _make(folder: Path) -> None:
+    """Make a folder, above which and at which a delete may sweep: `mkdir` stumbles over what goes meanwhile."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            return folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Let one writer at a time into a folder, across processes; made again when a delete swept it."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         try:
             descriptor = os.open(folder, os.O_RDONLY)
         except FileNotFoundError:  # a delete swept it in between
@@ -233,7 +242,7 @@ def _is_abandoned(entry: os.DirEntry[str]) -> bool:
 def _write_temporary(target: Path, data: bytes | Path) -> tuple[Path, str]:
     """Write the bytes beside the target, through to the disk; returns where, and their SHA-256."""
     while True:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make(target.parent)
         fresh = target.with_name(f".{secrets.token_hex(8)}{_PART}")
         try:
             file = fresh.open("xb")

@@ -221,9 +221,12 @@ def client(api: Api) -> Iterator[Client]:
 @pytest.fixture
 def quiet_server() -> Iterator[None]:
     """The server runs in this process: its log must not land in the output of the command line."""
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    before = structlog.get_config()
+    structlog.configure(
+        processors=[], logger_factory=structlog.ReturnLoggerFactory(), cache_logger_on_first_use=False
+    )
     yield
-    structlog.reset_defaults()
+    structlog.configure(**before)
 
 
 @pytest.fixture
