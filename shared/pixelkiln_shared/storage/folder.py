@@ -190,11 +190,14 @@ def _disk_errors() -> Iterator[None]:
 
 
 def _make(folder: Path) -> None:
-    """Make a folder, above which and at which a delete may sweep: `mkdir` stumbles over what goes meanwhile."""
-    for _ in range(_TRIES):
-        with contextlib.suppress(FileNotFoundError, FileExistsError):
-            return folder.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make a folder where deletes sweep: `mkdir` stumbles over what goes while it looks."""
+    for left in reversed(range(_TRIES)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            break
+        except (FileNotFoundError, FileExistsError):
+            if not left:
+                raise
 
 
 @contextlib.contextmanager
