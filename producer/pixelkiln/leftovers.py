@@ -12,7 +12,7 @@ from pixelkiln_shared import keys
 from pixelkiln_shared.ledger.contract import Ledger, Record
 from pixelkiln_shared.storage.contract import Storage, StoredObject
 
-ROUND = 2_000  # objects a round looks at: two pages of a listing and one call to the ledger
+ROUND = 500  # objects a round looks at; what they take in memory, the process keeps (3 MB for 2,000)
 DAYS = 8  # how far back: finished records live a week, and what has no record any more is left alone
 
 _OF_A_JOB = re.compile(r"(?P<job>.*/(?P<id>job_[0-9a-z]{26})/)(?P<inside>.*)")

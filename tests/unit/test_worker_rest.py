@@ -18,13 +18,17 @@ def house(redis_url: str) -> Iterator[House]:
         yield house
 
 
+@pytest.mark.parametrize("fails", [False, True])
 def test_memory_is_given_back_once_after_a_spell_of_work(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    house: House, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     trims: list[None] = []
     monkeypatch.setattr(heap, "trim", lambda: trims.append(None))
     [job] = house.hold(stub_spec())
-    house.shop.telemetry.done("stub", duration_s=1.0, upload_s=0.1, pictures=1)
+    if fails:
+        house.shop.telemetry.failed("stub")
+    else:
+        house.shop.telemetry.done("stub", duration_s=1.0, upload_s=0.1, pictures=1)
 
     house.life.report()
     assert trims == []  # it still holds a job

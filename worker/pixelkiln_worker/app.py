@@ -43,6 +43,7 @@ from pixelkiln_worker.workshop import Workshop
 log = structlog.get_logger(__name__)
 
 HANDS = 8  # transfers side by side: enough to hide a store's latency behind a batch of eight
+CONNECTIONS = 8  # to Redis, for calls of a millisecond; Celery has a few of its own
 SWITCH_S = 0.001  # Python's 5 ms between threads is long against a step of a small model
 
 
@@ -65,10 +66,10 @@ class Process:
             Misconfigured: a setting, or Redis's, is wrong.
             Unavailable: Redis or the store does not answer.
         """
-        client = redis_client(settings)
+        client = redis_client(settings, connections=CONNECTIONS)
         for warning in check_redis(client):
             log.warning("Redis", warning=warning)
-        ledger, storage = open_ledger(settings), open_storage(settings)
+        ledger, storage = open_ledger(settings, client=client), open_storage(settings)
         ringer = Ringer(ledger, CeleryBells(app, client), lanes)
         chosen = device.pick(settings)
         turns = Turns(long_fetches=max(1, settings.worker_concurrency - 2))

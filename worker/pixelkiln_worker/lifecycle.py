@@ -77,7 +77,7 @@ class Lifecycle:
         self._given_back = threading.Event()
         self._drain_lock, self._asked_lock = threading.Lock(), threading.Lock()
         self._ring_at = 0.0
-        self._slim_since = 0
+        self._slim_since = shop.telemetry.totals()
         self._reap_s = min(REAP_S, settings.heartbeat_s)
         self._heartbeat = Loop("heartbeat", self.heartbeat, settings.heartbeat_s)
         self._pulse = Loop("pulse", self.pulse, PULSE_S)
@@ -181,7 +181,7 @@ class Lifecycle:
 
     def _slim(self) -> None:
         """Give memory back, once after each spell of work."""
-        done = self._shop.telemetry.totals().jobs_done
+        done = self._shop.telemetry.totals()
         if done != self._slim_since and not self._shop.held.jobs():
             heap.trim()
             self._slim_since = done

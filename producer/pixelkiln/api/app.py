@@ -52,7 +52,7 @@ from pixelkiln_shared.storage import FolderStorage, Storage, open_storage
 SWEEP_S = 5.0
 UPLOAD_SWEEP_S = 3_600.0
 TRIM_S = 10.0
-ORPHAN_SWEEP_S = 60.0
+ORPHAN_SWEEP_S = 15.0
 THREADS = 80  # requests in hand at once; most of them wait for Redis or the store
 
 _PARTS = (jobs, groups, webhooks, uploads, files, models, workers, status, pages, fleet_pages)

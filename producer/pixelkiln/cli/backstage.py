@@ -22,7 +22,7 @@ FULL_WARN = 0.9  # of `maxmemory`
 BELL_S = 15.0  # three sweeps: a lane with old work and no bell
 LATE_S = 60.0  # couriers look twice a second: a message due for so long has none
 STRAY_CHARACTERS = 40  # as a rule it can be told by them whose it is
-ORPHAN_ROUNDS = 20  # nine days and 22,000 objects at least, a few seconds of an S3 server
+ORPHAN_ROUNDS = 53  # nine days and 22,000 objects at least, a few seconds of an S3 server
 
 
 class Finding(NamedTuple):

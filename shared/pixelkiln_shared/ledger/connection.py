@@ -75,15 +75,29 @@ def _refusal(error: ResponseError) -> str | None:
     return None if type(error) is ResponseError else f"Redis refuses: {error}"
 
 
-def redis_client(settings: Settings, *, impatient: bool = False) -> redis.Redis:
+def redis_client(
+    settings: Settings, *, impatient: bool = False, connections: int | None = None
+) -> redis.Redis:
     """Return a client for threads; it connects when first used. Text in, text out.
 
     Args:
         impatient: answer callers at once while Redis is silent, instead of letting each wait (`silence.py`).
+        connections: open at most so many; who finds none free waits as long as for an answer, then gets the
+            `ConnectionError` of Redis. Without it as many as threads call at once.
     """
-    retry = redis.retry.Retry(_backoff(), RETRIES, supported_errors=(RedisConnectionError,))
+    options = _options(settings)
+    options["retry"] = redis.retry.Retry(_backoff(), RETRIES, supported_errors=(RedisConnectionError,))
     made = ImpatientRedis if impatient else redis.Redis
-    return made.from_url(settings.redis_url, retry=retry, **_options(settings))
+    if connections is None:
+        return made.from_url(settings.redis_url, **options)
+    return made.from_pool(
+        redis.BlockingConnectionPool.from_url(
+            settings.redis_url,
+            max_connections=connections,
+            timeout=settings.redis_timeout_s,
+            **options,
+        )
+    )
 
 
 def async_redis_client(settings: Settings) -> redis.asyncio.Redis:
