@@ -89,7 +89,7 @@ class WorkerInfo(BaseModel):
     bounds how long it passes over a lane with waiting jobs, by the loads and runs it knows so far.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, cache_strings="keys")  # as in `jobs`
 
     id: str
     host: str

@@ -108,14 +108,18 @@ class JobRequest(Strict):
     webhook: JobWebhook | None = Field(default=None, description="Whom to tell when it has ended")
 
 
-class JobSpec(BaseModel):
+class _Stored(BaseModel):
+    """Base of what is read for each job: else pydantic keeps 16,384 texts, of which none comes again."""
+
+    model_config = ConfigDict(frozen=True, cache_strings="keys")
+
+
+class JobSpec(_Stored):
     """A job as accepted: model, seed and size resolved, inputs stored. Written once, read by workers.
 
     `input` is the kind's input (`kinds.INPUTS`) with sizes, steps and seed filled in, and with a `StoredRef`
     for each picture.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     v: int = SPEC_VERSION
     id: str
@@ -167,10 +171,8 @@ class JobSpec(BaseModel):
         return ":".join(parts)
 
 
-class Artifact(BaseModel):
+class Artifact(_Stored):
     """One stored file of a result. Sizes are bytes and pixels; `sha256` is of the stored bytes."""
-
-    model_config = ConfigDict(frozen=True)
 
     role: Role
     index: int
@@ -184,10 +186,8 @@ class Artifact(BaseModel):
     score: float | None = None
 
 
-class Result(BaseModel):
+class Result(_Stored):
     """What a successful attempt publishes. Times are milliseconds."""
-
-    model_config = ConfigDict(frozen=True)
 
     artifacts: list[Artifact]
     seed: int | None = None
