@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from celery import signals
 
-from pixelkiln_shared import logs, pictures
+from pixelkiln_shared import heap, logs, pictures
 from pixelkiln_shared.bells import CeleryBells, lane_queue, make_app
 from pixelkiln_shared.catalogue import ModelEntry
 from pixelkiln_shared.errors import Misconfigured, Unavailable
@@ -156,6 +156,7 @@ def _set_up_logging(**_: Any) -> None:
 def _boot(sender: Any, **_: Any) -> None:
     signs_of_life.give()  # before torch, whose import may take the lock for seconds
     logs.configure(settings())
+    heap.share_arenas()
     sys.setswitchinterval(SWITCH_S)
     # Before torch is imported: its threads sleep while they wait for each other. Spinning, the default, a
     # small model took 48 s instead of 1.7 s on two cores that other processes used too.

@@ -14,7 +14,7 @@ from pixelkiln.api import descriptors
 from pixelkiln.api.app import create_app
 from pixelkiln.api.events import Watcher
 from pixelkiln.api.protocol import HeadTimeoutProtocol
-from pixelkiln_shared import logs
+from pixelkiln_shared import heap, logs
 from pixelkiln_shared import settings as settings_module
 from pixelkiln_shared.errors import Misconfigured, RedisUnavailable
 from pixelkiln_shared.ledger import check_redis, redis_client
@@ -25,6 +25,7 @@ _log = structlog.get_logger("pixelkiln.api")
 
 def main() -> int:
     """Serve; return the exit status."""
+    heap.share_arenas()
     try:
         settings = settings_module.load()
         logs.configure(settings)
