@@ -151,10 +151,11 @@ def line(sample: Sample) -> str:
 
 def table(document: dict[str, Any]) -> str:
     """Return a kept soak as Markdown."""
+    all_of_them = document["samples"]
     samples = [
         one
-        for one in document["samples"]
-        if one["jobs"] == WARM or one["jobs"] % document["shown_every"] == 0
+        for one in all_of_them
+        if one["jobs"] == WARM or one["jobs"] % document["shown_every"] == 0 or one is all_of_them[-1]
     ]
     names = list(samples[0]["processes"])
     head = ["jobs", *(f"{name}: MB, handles" for name in names), "Redis keys", "MB", "temporary files"]
@@ -180,7 +181,7 @@ def document(samples: Sequence[Sample], left: Leftovers, *, setting: str, date: 
         "date": date,
         "machine": machine(),
         "setting": setting,
-        "shown_every": max(STEP, samples[-1].jobs // 10),
+        "shown_every": max(STEP, samples[-1].jobs // 10 // STEP * STEP),
         "left": left.counts(),
         "notes": left.notes,
         "samples": [asdict(sample) for sample in samples],
