@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pixelkiln_shared.jobs import Status
 from tests.chaos.drills.report import Row, Told
 from tests.chaos.drills.traffic import (
     STUB_ONLY,
@@ -72,7 +73,8 @@ def _strike(made: Stage, fault: Callable[[Stage], float]) -> tuple[float, float]
     give_up = time.time() + _PATIENCE_S
     while every == float("inf") and time.time() < give_up:
         starts: dict[str, float] = {}
-        for record in recent(made):
+        # Of all jobs the newest thousand may still wait.
+        for record in (*recent(made, Status.RUNNING), *recent(made, Status.SUCCEEDED)):
             if record.started_at is not None and record.worker and record.started_at > at:
                 known = starts.get(record.worker, float("inf"))
                 starts[record.worker] = min(known, record.started_at)

@@ -163,10 +163,10 @@ def _running(threads: Sequence[threading.Thread], over: threading.Event) -> Iter
             thread.join()
 
 
-def recent(stage: Stage) -> tuple[Record, ...]:
-    """Return the newest records; none while Redis is away."""
+def recent(stage: Stage, status: Status | None = None) -> tuple[Record, ...]:
+    """Return the newest records, of one status or all; none while Redis is away."""
     with suppress(RedisUnavailable):
-        return tuple(stage.ledger.jobs(TENANT, limit=RECENT).records)
+        return tuple(stage.ledger.jobs(TENANT, status=status, limit=RECENT).records)
     return ()
 
 
