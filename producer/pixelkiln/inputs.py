@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -47,6 +47,8 @@ _REFERENCES: dict[str, type[UploadRef | JobRef | UrlRef | InlineRef]] = {
 _DRAWN = (Kind.GENERATE, Kind.EDIT)  # what a model draws belongs to its world, in a size that is known before
 
 Wanted = TypeVar("Wanted", bound=KindInput)
+Reader = Callable[[bytes, PictureLimits], CheckedPicture]
+"""How an untrusted file becomes a picture: `open_picture`, or `open_transparency` for a mask."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,13 +180,15 @@ class Inputs:
         assert stored.sha256 is not None  # noqa: S101
         return ObjectRef(object=key, sha256=stored.sha256, width=source.width, height=source.height)
 
-    def upload(self, data: bytes, tenant: str) -> tuple[str, str, CheckedPicture]:
+    def upload(
+        self, data: bytes, tenant: str, *, read: Reader = open_picture
+    ) -> tuple[str, str, CheckedPicture]:
         """Check and store a picture for later jobs; returns its id, its SHA-256 and the picture.
 
         Raises:
             InvalidImage: not a picture we open.
         """
-        picture = self._opened(data)
+        picture = self._opened(data, read)
         upload_id = keys.new_id("upl")
         key = keys.upload_key(tenant, upload_id)
         stored = self._storage.put(key, picture.data, media_type=picture.media_type)
@@ -194,9 +198,9 @@ class Inputs:
         assert stored.sha256 is not None  # noqa: S101 - our own put
         return upload_id, stored.sha256, picture
 
-    def _opened(self, data: bytes) -> CheckedPicture:
+    def _opened(self, data: bytes, read: Reader = open_picture) -> CheckedPicture:
         with self._places:
-            return open_picture(data, self._limits)
+            return read(data, self._limits)
 
     def _inline(self, text: str, at: str) -> CheckedPicture:
         if len(text) * 3 // 4 > self._limits.max_bytes + 3:

@@ -20,16 +20,30 @@ _ATTEMPT = re.compile(r"a\d+/")
 
 
 def sweep_uploads(storage: Storage, tenant: str = "default", *, now: datetime | None = None) -> int:
-    """Delete uploads older than `keys.UPLOAD_S`; jobs hold copies of theirs. Returns how many objects went.
+    """Delete uploads older than `keys.UPLOAD_S` (jobs hold copies of theirs) and batches than `keys.BATCH_S`.
+
+    Returns how many objects went.
 
     Raises:
         StorageUnavailable: the rest waits for the next time.
     """
-    oldest_kept = (now or datetime.now(UTC)) - timedelta(seconds=keys.UPLOAD_S)
+    lifetimes = {
+        keys.upload_key(tenant, "upl_"): keys.UPLOAD_S,
+        keys.batch_input_key(tenant, "file_"): keys.UPLOAD_S,
+        keys.batch_key(tenant, "batch_"): keys.BATCH_S,
+    }
+    moment = now or datetime.now(UTC)
+    return sum(
+        _sweep(storage, prefix, moment - timedelta(seconds=lifetime))
+        for prefix, lifetime in lifetimes.items()
+    )
+
+
+def _sweep(storage: Storage, prefix: str, oldest_kept: datetime) -> int:
     removed = 0
-    for stored in storage.list(keys.upload_key(tenant, "upl_")):
-        upload_id = stored.key.rpartition("/")[2].partition(".")[0]
-        if keys.id_time(upload_id) > oldest_kept:
+    for stored in storage.list(prefix):
+        identity = stored.key.rpartition("/")[2].partition(".")[0]
+        if keys.id_time(identity) > oldest_kept:
             break  # ids sort by time
         storage.delete(stored.key)
         removed += 1

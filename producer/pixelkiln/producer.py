@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from pixelkiln.inputs import Inputs, Order, picture_limits
+from pixelkiln.inputs import Inputs, Order, Reader, picture_limits
 from pixelkiln.intake import Accepted, Intake, Prepared
 from pixelkiln.pipelines import prepare_steps
 from pixelkiln.validation import check_group, is_id
@@ -36,7 +36,7 @@ from pixelkiln_shared.kinds import Kind
 from pixelkiln_shared.ledger import open_ledger, redis_client
 from pixelkiln_shared.ledger.contract import Group, Idempotency, Ledger, Page, Reaped, Record
 from pixelkiln_shared.ledger.submitting import fresh_record
-from pixelkiln_shared.pictures import CheckedPicture
+from pixelkiln_shared.pictures import CheckedPicture, open_picture
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.settings import settings as process_settings
 from pixelkiln_shared.storage import open_storage
@@ -116,6 +116,10 @@ class Producer:
                 raise Unavailable(f"no live worker serves {prepared.spec.model}", code="no_worker_for_model")
         return self._write([prepared], idempotency)
 
+    def check(self, request: Request, *, tenant: str = "default") -> None:
+        """Raise what `submit` would say of the request itself; nothing is accepted."""
+        self._remove([self._intake.prepare(request, Order(tenant=tenant))])
+
     def submit_many(
         self,
         requests: Iterable[Request],
@@ -185,13 +189,15 @@ class Producer:
             prepare_steps(self._intake, steps, order, into=batch)
         return self._write(batch, idempotency)
 
-    def upload(self, data: bytes, *, tenant: str = "default") -> tuple[str, str, CheckedPicture]:
+    def upload(
+        self, data: bytes, *, tenant: str = "default", read: Reader = open_picture
+    ) -> tuple[str, str, CheckedPicture]:
         """Check and store a picture for later jobs; returns its id, its SHA-256 and the picture.
 
         Raises:
             InvalidImage: not a picture we open.
         """
-        return self._inputs.upload(data, tenant)
+        return self._inputs.upload(data, tenant, read=read)
 
     # ------------------------------------------------------------------------------------- look and move
 

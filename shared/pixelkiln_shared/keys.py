@@ -18,6 +18,7 @@ PREFIX = "pk:"
 
 IDEMPOTENCY_S = 86_400  # clients that retry for a day still find their first answer
 UPLOAD_S = 86_400  # an upload that no job used within a day is swept
+BATCH_S = 30 * 86_400  # a batch of OpenAI's API is listed for a month; its jobs go when their records do
 ORPHAN_S = 7_200  # files without a record are on their way to one for minutes, when the store is slow
 EMBEDDING_S = 86_400  # a picture is clicked on for minutes, perhaps again tomorrow; anew it costs a second
 STRAYS_S = 7 * 86_400  # whoever sends garbage into the queues is looked for within a week
@@ -185,6 +186,16 @@ def attempt_prefix(tenant: str, job_id: str, attempt: int) -> str:
 def upload_key(tenant: str, upload_id: str) -> str:
     """Return the key of an upload's checked picture; swept `UPLOAD_S` after its creation when unused."""
     return f"{tenant}/uploads/{upload_id}"
+
+
+def batch_input_key(tenant: str, file_id: str) -> str:
+    """Return the key of a file that lists the requests of a batch; swept `UPLOAD_S` after it came."""
+    return f"{tenant}/uploads/{file_id}"
+
+
+def batch_key(tenant: str, batch_id: str) -> str:
+    """Return the key of what is known of a batch beside its jobs; swept `BATCH_S` after it was made."""
+    return f"{tenant}/batches/{batch_id}"
 
 
 def input_key(tenant: str, job_id: str, field: str = "image") -> str:

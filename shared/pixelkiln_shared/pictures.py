@@ -144,6 +144,31 @@ def open_picture(data: bytes, limits: PictureLimits) -> CheckedPicture:
     )
 
 
+def open_transparency(data: bytes, limits: PictureLimits) -> CheckedPicture:
+    """Check an untrusted file and return where it is transparent, as a grey picture: white there, else black.
+
+    Raises:
+        InvalidImage: as `open_picture`, and when it is opaque everywhere.
+    """
+    open_picture(data, limits)
+    image = _opened(data, limits)
+    clear = ImageChops.invert(image.convert("RGBA").getchannel("A"))
+    if clear.getextrema() == (0, 0):
+        raise InvalidImage("the mask is opaque everywhere; it marks by transparency what is drawn anew")
+    turn = _UPRIGHT.get(_orientation(image, data))
+    clear = clear if turn is None else clear.transpose(turn)
+    file = io.BytesIO()
+    clear.save(file, "PNG")
+    kept = file.getvalue()
+    return CheckedPicture(
+        data=kept,
+        media_type="image/png",
+        width=clear.width,
+        height=clear.height,
+        sha256=hashlib.sha256(kept).hexdigest(),
+    )
+
+
 def decode(data: bytes, limits: PictureLimits = OURS) -> NDArray[np.uint8]:
     """Return the pixels of a stored picture: HWC, RGB, uint8, upright, transparency laid on white.
 

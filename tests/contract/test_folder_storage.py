@@ -24,7 +24,7 @@ KEY = "acme/2026/11/20/job_01/a1/0.png"
 def link_parts(link: str) -> tuple[str, int, str, str | None]:
     url = urlsplit(link)
     query = {name: values[0] for name, values in parse_qs(url.query).items()}
-    key = url.path.removeprefix("/v1/files/")
+    key = url.path.removeprefix("/v1/objects/")
     return key, int(query["expires"]), query["signature"], query.get("filename")
 
 
@@ -35,7 +35,7 @@ def link_parts(link: str) -> tuple[str, int, str, str | None]:
 def test_a_link_is_good_until_it_expires(folder_storage: FolderStorage, filename: str | None) -> None:
     link = folder_storage.link(KEY, expires_s=60, filename=filename)
 
-    assert link.startswith(f"/v1/files/{KEY}?")
+    assert link.startswith(f"/v1/objects/{KEY}?")
     assert folder_storage.verify(*link_parts(link))
 
     expired = folder_storage.link(KEY, expires_s=0, filename=filename)

@@ -237,7 +237,7 @@ def finished(data: bytes) -> Any:
         "media_type": "image/png",
         "size_bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
-        "url": "/v1/files/a.png?expires=1&signature=2",
+        "url": "/v1/objects/a.png?expires=1&signature=2",
         "url_expires_at": "2026-11-20T12:15:00Z",
     }
     return answer({**JOB, "status": "succeeded", "artifacts": [artifact]})

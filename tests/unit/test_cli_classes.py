@@ -13,7 +13,7 @@ from pixelkiln_shared.jobs import Status
 
 def job_about(name: str, **labels: str) -> Any:
     classes = [{"label": "a cat", "score": 0.75}, {"label": "a dog", "score": 0.25}]
-    manifest = SimpleNamespace(url=f"/v1/files/{name}/manifest.json")
+    manifest = SimpleNamespace(url=f"/v1/objects/{name}/manifest.json")
     resource = SimpleNamespace(artifacts=[manifest], detail={"classes": classes}, labels=labels)
     return SimpleNamespace(id=name, status=Status.SUCCEEDED, resource=resource, warnings=[])
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pixelkiln.api.facades.batch_store import Batch, BatchStore
 from pixelkiln.inputs import Order
 from pixelkiln.leftovers import sweep_uploads
 from pixelkiln.producer import Producer
@@ -365,6 +366,19 @@ def test_uploads_go_after_a_day_and_not_before(house: House, monkeypatch: pytest
     assert sweep_uploads(house.storage) == 2
     assert {key.partition(".")[0] for key in house.stored()} == {keys.upload_key("default", fresh)}
     assert old != fresh
+
+
+def test_a_batch_goes_after_a_month_and_its_file_after_a_day(house: House) -> None:
+    store = BatchStore(house.storage, "default")
+    file = store.keep_file(b"{}", "rows.jsonl")
+    batch = Batch(
+        id=keys.new_id("batch"), endpoint="/", input_file_id=file.id, completion_window="24h", jobs=0
+    )
+    store.keep(batch)
+    made = keys.id_time(batch.id)
+    for seconds, left in ((0, 3), (keys.UPLOAD_S, 1), (keys.BATCH_S - 60, 1), (keys.BATCH_S + 60, 0)):
+        sweep_uploads(house.storage, now=made + timedelta(seconds=seconds + (seconds == keys.UPLOAD_S)))
+        assert len(list(house.stored())) == left
 
 
 @pytest.mark.parametrize(

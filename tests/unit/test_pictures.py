@@ -18,7 +18,7 @@ from PIL import Image, ImageCms
 
 from pixelkiln_shared import png
 from pixelkiln_shared.errors import InvalidImage
-from pixelkiln_shared.pictures import PictureLimits, decode, open_picture
+from pixelkiln_shared.pictures import PictureLimits, decode, open_picture, open_transparency
 from tests.picture_files import (
     HEIGHT,
     LIMITS,
@@ -57,6 +57,37 @@ def test_a_plain_picture_keeps_its_pixels(form: str, media_type: str, options: d
     assert np.array_equal(pixels_of(picture), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
     assert picture.sha256 == hashlib.sha256(picture.data).hexdigest()
     assert np.array_equal(decode(picture.data), pixels_of(picture))
+
+
+def test_what_is_transparent_is_white_in_a_mask_whatever_its_colour() -> None:
+    marked = photo().convert("RGBA")
+    marked.paste((9, 9, 9, 0), (0, 0, 10, 20))
+    marked.paste((250, 250, 250, 64), (20, 0, 30, 20))
+
+    mask = open_transparency(saved(marked, "PNG"), LIMITS)
+
+    assert (mask.width, mask.height, mask.media_type) == (WIDTH, HEIGHT, "image/png")
+    assert mask.sha256 == hashlib.sha256(mask.data).hexdigest()
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[:20, :10] = 255
+    expected[:20, 20:30] = 255 - 64
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(mask.data))), expected)
+
+
+def test_a_turned_mask_is_turned_upright() -> None:
+    marked = Image.new("RGBA", (WIDTH, HEIGHT), "black")
+    marked.paste((0, 0, 0, 0), (0, 0, 10, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stands on its left side
+    mask = open_transparency(saved(marked, "PNG", exif=exif), LIMITS)
+    assert (mask.width, mask.height) == (HEIGHT, WIDTH)
+    assert Image.open(io.BytesIO(mask.data)).getbbox() == (HEIGHT - 20, 0, HEIGHT, 10)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_a_mask_that_is_opaque_everywhere_is_refused(mode: str) -> None:
+    with pytest.raises(InvalidImage, match="opaque everywhere"):
+        open_transparency(saved(Image.new(mode, (WIDTH, HEIGHT), "white"), "PNG"), LIMITS)
 
 
 def test_the_same_bytes_give_the_same_picture() -> None:

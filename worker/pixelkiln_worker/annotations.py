@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pixelkiln_shared.rle import CODE_BITS, CODE_MASK, FIRST_CODE, MORE_BIT, SIGN_BIT
 from pixelkiln_worker.families.contract import Segmentation
 
 Counts = NDArray[np.int_]
-_CODE_BITS, _CODE_MASK, _SIGN_BIT, _MORE_BIT = 5, 0x1F, 0x10, 0x20
-_FIRST_CODE = ord("0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,13 +71,13 @@ def compressed(counts: Counts) -> str:
     rest: Counts = counts.astype(_narrowest(int(counts.max(initial=0))))
     rest[3:] -= rest[1:-2].copy()
     reach = np.where(rest < 0, ~rest, rest)  # a character may be the last once 0 or -1 is left, sign bit seen
-    longest = int(reach.max(initial=0)).bit_length() // _CODE_BITS + 1
+    longest = int(reach.max(initial=0)).bit_length() // CODE_BITS + 1
     codes = np.empty((len(counts), longest), np.uint8)
     used = np.ones((len(counts), longest), bool)
     for place in range(longest):
-        shift = _CODE_BITS * place
-        more = reach >> shift >= _SIGN_BIT
-        codes[:, place] = (rest >> shift & _CODE_MASK) + _FIRST_CODE + more * _MORE_BIT
+        shift = CODE_BITS * place
+        more = reach >> shift >= SIGN_BIT
+        codes[:, place] = (rest >> shift & CODE_MASK) + FIRST_CODE + more * MORE_BIT
         used[:, place + 1 :] = more[:, None]
     text: bytes = codes[used].tobytes()
     return text.decode("ascii")

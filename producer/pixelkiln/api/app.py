@@ -27,6 +27,7 @@ from pixelkiln.api.descriptors import Shortage
 from pixelkiln.api.envelope import Envelope
 from pixelkiln.api.errors import of_http, of_parameters, problem
 from pixelkiln.api.events import Watcher
+from pixelkiln.api.facades import batches, huggingface, openai
 from pixelkiln.api.impatience import ImpatientStorage
 from pixelkiln.api.probe import Probe
 from pixelkiln.api.services import FleetCache, Outlooks, Services
@@ -55,7 +56,11 @@ TRIM_S = 10.0
 ORPHAN_SWEEP_S = 15.0
 THREADS = 80  # requests in hand at once; most of them wait for Redis or the store
 
-_PARTS = (jobs, groups, webhooks, uploads, files, models, workers, status, pages, fleet_pages)
+_PARTS = (
+    *(jobs, groups, webhooks, uploads, files, models, workers, status),
+    *(openai, batches, huggingface),
+    *(pages, fleet_pages),
+)
 
 _log = structlog.get_logger("pixelkiln.api")
 

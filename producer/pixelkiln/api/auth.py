@@ -29,7 +29,7 @@ SESSION_S = 7 * 86_400
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 _OPEN = frozenset({"/healthz", "/readyz", "/login"})
-_OPEN_BELOW = ("/static/", "/v1/files/")  # file links carry their own signature
+_OPEN_BELOW = ("/static/", "/v1/objects/")  # file links carry their own signature
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 

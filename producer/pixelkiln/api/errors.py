@@ -12,6 +12,8 @@ InvalidRequest
 Forbidden
 └── CrossOrigin            403  a browser sent this on behalf of another site, or under a foreign host name
 LinkExpired                403  a file link that is altered or too old
+RunFailed                  500  a job somebody waited for at a facade has ended without a result
+RunTooLong                 504  ... or has not ended in time
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pixelkiln.api.dialects import dialect_of
 from pixelkiln.validation import faults
 from pixelkiln_shared.errors import (
     Forbidden,
@@ -111,40 +114,66 @@ class LinkExpired(Forbidden):
     code = "link_expired"
 
 
+class RunFailed(PixelkilnError):
+    """A job has ended without a result, which is all its caller asked for. The code is the job's."""
+
+    code = "job_failed"
+
+
+class RunTooLong(PixelkilnError):
+    """A job has not ended in the time that its caller waits. It goes on."""
+
+    code = "timeout"
+    status = 504
+
+
 class NotUnderstood(InvalidRequest):
     """A query parameter is wrong."""
 
     code = "invalid_parameter"
 
 
-class ProblemResponse(Response):
-    """A problem document; ASCII, so that whatever was sent to us can be named in it."""
+class AsciiResponse(Response):
+    """JSON in ASCII, so that whatever was sent to us can be named in it."""
 
-    media_type = "application/problem+json"
+    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         """Encode as JSON."""
         return json.dumps(content, ensure_ascii=True).encode("ascii")
 
 
-def problem(error: PixelkilnError, request: Request) -> ProblemResponse:
-    """Return the answer for one of our errors."""
+class ProblemResponse(AsciiResponse):
+    """A problem document."""
+
+    media_type = "application/problem+json"
+
+
+def problem(error: PixelkilnError, request: Request) -> AsciiResponse:
+    """Return the answer for one of our errors: a problem document, or what a facade's clients read."""
+    dialect = dialect_of(request.url.path)
+    if dialect is None:
+        answer: AsciiResponse = ProblemResponse(_document(error, request), status_code=error.status)
+    else:
+        answer = AsciiResponse(dialect(error, told(error)), status_code=error.status)
+    _advise(error, answer.headers)
+    return answer
+
+
+def _document(error: PixelkilnError, request: Request) -> dict[str, Any]:
     errors = error.detail.get("errors")
     if errors is None and error.pointer is not None:
         errors = [{"pointer": error.pointer, "code": error.code, "detail": error.message, **error.detail}]
-    document: dict[str, Any] = {
+    return {
         "type": "about:blank",
         "title": HTTPStatus(error.status).phrase,
         "status": error.status,
-        "detail": _detail(error),
+        "detail": told(error),
         "instance": request.url.path[:200],
         "code": error.code,
         "errors": errors or [],
         "request_id": request_id(request),
     }
-    answer = ProblemResponse(document, status_code=error.status)
-    _advise(error, answer.headers)
-    return answer
 
 
 def request_id(request: Request) -> str | None:
@@ -189,7 +218,7 @@ class _Located:
         return [self._entry]
 
 
-def _detail(error: PixelkilnError) -> str:
+def told(error: PixelkilnError) -> str:
     """Return the message, but of what we stand on only that it is away: its address is nobody's business."""
     if isinstance(error, RedisFull):
         return "the queue has no memory left; try again later"
@@ -203,7 +232,7 @@ def _detail(error: PixelkilnError) -> str:
 def _advise(error: PixelkilnError, headers: MutableHeaders) -> None:
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="pixelkiln"'
-    if error.code == "no_worker_for_model":
+    if error.code == "no_worker_for_model" or isinstance(error, RunFailed | RunTooLong):
         headers["x-should-retry"] = "false"
     elif isinstance(error, QueueFull | Unavailable):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s or RETRY_AFTER_S))

@@ -59,16 +59,22 @@ class Watcher:
     async def ended(self, job_id: str, seconds: float) -> None:
         """Return when the job has ended, or after `seconds`."""
         with contextlib.suppress(TimeoutError):
-            async with (
-                asyncio.timeout(seconds),
-                self._subscription(job_id, None) as events,
-                _ticking(events, RECHECK_S) as ticks,
-            ):
-                async for event in ticks:
-                    if event is None or _tells_an_end(event):
-                        record = await run_in_threadpool(self._ledger.get, job_id)
-                        if record.status.terminal:
-                            return
+            async with asyncio.timeout(seconds), contextlib.aclosing(self.until_end(job_id)) as events:
+                async for _ in events:
+                    pass
+
+    async def until_end(self, job_id: str) -> AsyncGenerator[Event | None, None]:
+        """Yield what happens to a job until it has ended, and None when nothing did for `RECHECK_S`.
+
+        It ends before the job when the server stops.
+        """
+        async with self._subscription(job_id, None) as events, _ticking(events, RECHECK_S) as ticks:
+            async for event in ticks:
+                if event is None or _tells_an_end(event):
+                    record = await run_in_threadpool(self._ledger.get, job_id)
+                    if record.status.terminal:
+                        return
+                yield event
 
     async def stream(self, job_id: str, after: str | None, view: View, *, base: str) -> AsyncIterator[str]:
         """Yield a job's event stream: a snapshot, what follows (or was missed since `after`), heartbeats.

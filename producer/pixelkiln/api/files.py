@@ -1,4 +1,4 @@
-"""`GET /v1/files/{key}`: what a folder store holds, for whoever has a link that we signed."""
+"""`GET /v1/objects/{key}`: what a folder store holds, for whoever has a link that we signed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEADERS = {
 
 
 @router.get(
-    "/v1/files/{key:path}",
+    "/v1/objects/{key:path}",
     response_class=FileResponse,
     responses={
         200: {

@@ -8,12 +8,11 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from pixelkiln.api.auth import CurrentCaller
-from pixelkiln.api.errors import InvalidMultipart, UnsupportedMediaType
+from pixelkiln.api.errors import InvalidMultipart
+from pixelkiln.api.forms import form_of
 from pixelkiln.api.openapi import UPLOAD_BODY
 from pixelkiln.api.responses import problems
 from pixelkiln.api.services import Parts
@@ -49,14 +48,8 @@ async def upload(request: Request, parts: Parts, caller: CurrentCaller) -> Respo
 
 async def _only_file(request: Request) -> bytes:
     """Return the bytes of the form's one file; its name and its claimed type are of no interest."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "multipart/form-data":
-        raise UnsupportedMediaType("send the picture as multipart/form-data")
-    try:
-        async with request.form(max_files=1, max_fields=MAX_FIELDS) as form:
-            files = [value for value in form.values() if isinstance(value, UploadFile)]
-            if len(files) != 1:
-                raise InvalidMultipart("the form holds no file; its part needs a name and a file name")
-            return await files[0].read()
-    except (HTTPException, MultiPartException, ValueError, KeyError) as error:
-        raise InvalidMultipart("the form cannot be read, or holds more than one file") from error
+    async with form_of(request, max_files=1, max_fields=MAX_FIELDS) as form:
+        files = [value for value in form.values() if isinstance(value, UploadFile)]
+        if len(files) != 1:
+            raise InvalidMultipart("the form holds no file; its part needs a name and a file name")
+        return await files[0].read()

@@ -30,7 +30,7 @@ from pixelkiln_shared.storage.contract import StoredObject
 from pixelkiln_shared.storage.naming import checked_key, checked_prefix, is_key, media_type_of
 from pixelkiln_shared.storage.probe import round_trip
 
-LINK_PATH = "/v1/files/"
+LINK_PATH = "/v1/objects/"
 _READ_TRIES = 20  # a reader loses a race against a put at most a few times; after that the file is damaged
 _READ_PAUSE_S = 0.005
 _TRIES = 100  # far more deletes than ever meet one put
@@ -43,7 +43,7 @@ class FolderStorage:
 
     Args:
         root: made when missing; object paths never leave it.
-        secret: signs links. Only the process that answers `/v1/files/` needs to know it.
+        secret: signs links. Only the process that answers `/v1/objects/` needs to know it.
     """
 
     def __init__(self, root: Path, *, secret: bytes) -> None:
@@ -134,7 +134,7 @@ class FolderStorage:
             )
 
     def link(self, key: str, *, expires_s: int, filename: str | None = None) -> str:
-        """Return `/v1/files/KEY?expires=UNIX&signature=HEX[&filename=NAME]`, relative to the API's base."""
+        """Return `/v1/objects/KEY?expires=UNIX&signature=HEX[&filename=NAME]`, relative to the API's base."""
         expires = int(time.time()) + expires_s
         query: dict[str, str | int] = {"expires": expires}
         query["signature"] = self._sign(checked_key(key), expires, filename)
