@@ -54,6 +54,15 @@ def test_the_fields_of_a_generation_are_honoured(service: Service) -> None:
     assert (job["input"]["steps"], job["input"]["negative_prompt"]) == (2, "fog")
 
 
+def test_a_job_that_makes_no_picture_is_answered_with_none(service: Service) -> None:
+    for form in ("url", "b64_json"):
+        made = service.http.post(
+            "/v1/images/generations",
+            json={"model": "stub", "prompt": "a hill", "response_format": form, "options": {"empty": True}},
+        )
+        assert (made.status_code, made.json()["data"]) == (200, [])
+
+
 def test_links_are_answered_where_they_are_asked_for(service: Service) -> None:
     made = service.openai.images.generate(model="stub", prompt="a hill", response_format="url", size="64x64")
     assert made.data

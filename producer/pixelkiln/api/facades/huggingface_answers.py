@@ -11,6 +11,7 @@ from typing import Any
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
+from pixelkiln.api.errors import RunFailed
 from pixelkiln.api.facades.running import files_of
 from pixelkiln.records import result_of
 from pixelkiln_shared.kinds import Role
@@ -23,8 +24,9 @@ _INSIDE, _OUTSIDE = b"\xff", b"\0"
 
 def picture(record: Record, storage: Storage) -> Response:
     """Return the picture itself, the first if there are several."""
-    artifact, data = files_of(record, Role.IMAGE, storage)[0]
-    return Response(data, media_type=artifact.media_type)
+    for artifact, data in files_of(record, Role.IMAGE, storage):
+        return Response(data, media_type=artifact.media_type)
+    raise RunFailed(f"{record.id} made no picture")
 
 
 def segments(record: Record, storage: Storage) -> Response:

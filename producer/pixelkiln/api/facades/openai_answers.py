@@ -53,13 +53,8 @@ def document(record: Record, views: Views, *, links: bool) -> dict[str, Any]:
         data = [{"b64_json": _base64(content)} for _, content in files]
     for image, one in zip(images, data, strict=True):
         one["seed"] = None if job.seed is None else job.seed + image.index
-    return {
-        "created": int(record.completed_at or time.time()),
-        "data": data,
-        "job": job.id,
-        **_kind_of(images[0].media_type, images[0].width, images[0].height),
-        "usage": _USAGE,
-    }
+    facts = {"created": int(record.completed_at or time.time()), "data": data, "job": job.id, "usage": _USAGE}
+    return facts | (_kind_of(images[0].media_type, images[0].width, images[0].height) if images else {})
 
 
 async def stream(run: Run, answer: Answer, name: str) -> AsyncIterator[str]:

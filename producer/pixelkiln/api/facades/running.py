@@ -18,7 +18,7 @@ from pixelkiln.api.services import Services
 from pixelkiln.api.views import Views
 from pixelkiln.records import result_of
 from pixelkiln.resources import JobFailure
-from pixelkiln_shared.errors import NotFound, PixelkilnError, Unavailable
+from pixelkiln_shared.errors import PixelkilnError, Unavailable
 from pixelkiln_shared.events import Event
 from pixelkiln_shared.jobs import Artifact, Priority, Status
 from pixelkiln_shared.kinds import Role
@@ -33,14 +33,14 @@ LOOK_S = 1.0  # how often it is asked whether the client is still there
 class Run:
     """One job on behalf of a request that waits for it.
 
-    With `leaves_nobody` the caller has no key to ask for the result again: if it leaves, the job is canceled.
+    With `cancel_if_left` the caller has no key to ask for the result again: nobody could, once it has left.
     """
 
     job_id: str
     caller: Caller
     request: Request
     parts: Services
-    leaves_nobody: bool
+    cancel_if_left: bool
 
     @classmethod
     async def begin(
@@ -71,16 +71,15 @@ class Run:
             need_worker=True,
         )
         return cls(
-            job_id=accepted.ids[0], caller=caller, request=request, parts=parts, leaves_nobody=key is None
+            job_id=accepted.ids[0], caller=caller, request=request, parts=parts, cancel_if_left=key is None
         )
 
     async def events(self) -> AsyncGenerator[Event | None, None]:
-        """Yield what happens until the job has ended, and None every few seconds when nothing does.
+        """Yield what happens until the job has ended or the server stops, and None while nothing does.
 
         Raises:
             RunTooLong: it has not ended in `PATIENCE_S`.
             ClientDisconnect: the caller has left.
-            Unavailable: the server stops.
         """
         clock = asyncio.get_running_loop().time
         looked, deadline = clock(), clock() + PATIENCE_S
@@ -112,7 +111,7 @@ class Run:
 
         Raises:
             RunFailed: it has no result.
-            Unavailable: it has not ended.
+            Unavailable: it has not ended, because the server stops.
         """
         record = await run_in_threadpool(self.parts.producer.get, self.job_id, self.caller.tenant)
         if record.status is Status.SUCCEEDED:
@@ -123,7 +122,7 @@ class Run:
 
     async def left(self) -> None:
         """Do what is right when the caller has left."""
-        if self.leaves_nobody:
+        if self.cancel_if_left:
             with contextlib.suppress(PixelkilnError):
                 await run_in_threadpool(self.parts.producer.cancel, self.job_id, self.caller.tenant)
 
@@ -137,12 +136,10 @@ def files_of(record: Record, role: Role, storage: Storage) -> list[tuple[Artifac
     """Return the files of a role with their bytes, in order.
 
     Raises:
-        NotFound: the job made none of this role, or one has been deleted.
+        NotFound: one has been deleted.
         StorageUnavailable: the store does not answer.
     """
     found = sorted((a for a in result_of(record).artifacts if a.role is role), key=lambda a: a.index)
-    if not found:
-        raise NotFound(f"{record.id} has no {role}")
     return [(artifact, storage.get(artifact.key)) for artifact in found]
 
 
