@@ -14,7 +14,7 @@ import sys
 import time
 
 from bench.peers.field import EVERYONE, TUNED, Peer
-from bench.peers.rounds import measure, rows
+from bench.peers.rounds import beside, measure, rows
 from bench.peers.running import ground
 from bench.results import Result
 from bench.stage import Stage, stage, stub_specs
@@ -27,13 +27,14 @@ _OPTIONS = {"device_ms": 0.0, "per_item_ms": 0.0}
 
 
 def run(rounds: int, full: bool) -> list[Result]:
-    """Measure us, then every peer; a short run measures each peer once."""
+    """Measure us right before each peer, every round."""
     jobs = FULL_JOBS if full else JOBS
     with stage(max_batch=BATCH) as ready:
         ours_per_s(ready, 20 * BATCH)
-        cores, ours = _watched(ready, jobs, rounds)
+        cores = _watched(ready, jobs, rounds)
         stored = ours_per_s(ready, SLOW_JOBS, empty=False)
-    found = measure("p3", "submit", EVERYONE, lambda peer: peer_per_s(peer, jobs), rounds if full else 1)
+        once, ours = beside(lambda _: ours_per_s(ready, jobs), lambda peer: peer_per_s(peer, jobs))
+        found = measure("p3", "submit", EVERYONE, once, rounds)
     return rows(
         "p3",
         f"empty jobs a second, drained by one worker process; {jobs} of them wait",
@@ -74,8 +75,8 @@ def peer_per_s(peer: Peer, jobs: int) -> float:
         return jobs / place.tally.span_s
 
 
-def _watched(ready: Stage, jobs: int, rounds: int) -> tuple[str, list[float]]:
-    """Return how busy worker and Redis were, and our rate in every round."""
+def _watched(ready: Stage, jobs: int, rounds: int) -> str:
+    """Return how busy worker and Redis are with so many jobs."""
     worker_s, redis_s, began = ready.cpu_s(), ready.redis_cpu_s(), time.monotonic()
     ours = [ours_per_s(ready, jobs) for _ in range(rounds)]
     worker, server = ready.cpu_s() - worker_s, ready.redis_cpu_s() - redis_s
@@ -83,4 +84,4 @@ def _watched(ready: Stage, jobs: int, rounds: int) -> tuple[str, list[float]]:
         f"{worker / jobs / rounds * 1e6:.0f} us of the worker's and {server / jobs / rounds * 1e6:.0f} us of "
     )
     print(f"p3 ours: {statistics.median(ours):.0f}/s in {time.monotonic() - began:.0f} s", file=sys.stderr)
-    return f"{shown}Redis's processor time, its submission included", ours
+    return f"{shown}Redis's processor time, its submission included"

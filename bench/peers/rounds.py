@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bench.peers.environments import CannotInstall
 from bench.peers.field import Peer
@@ -12,6 +12,7 @@ from bench.peers.running import PeerFailed
 from bench.results import Result, compared, unable
 
 Figures = Sequence[float]
+Beside = tuple[Callable[[Peer], float], dict[str, list[float]]]
 
 
 def measure(
@@ -32,10 +33,23 @@ def measure(
     return found
 
 
+def beside(ours: Callable[[Peer], float], theirs: Callable[[Peer], float]) -> Beside:
+    """Return what measures us right before a peer, every time, and what that found of us, by peer."""
+    found: dict[str, list[float]] = {}
+
+    def once(peer: Peer) -> float:
+        mine = ours(peer)
+        their = theirs(peer)  # may fail, and then mine is beside nothing
+        found.setdefault(peer.name, []).append(mine)
+        return their
+
+    return once, found
+
+
 def rows(
     name: str,
     what: str,
-    ours: Figures,
+    ours: Figures | Mapping[str, Figures],
     peers: Sequence[Peer],
     found: dict[str, list[float] | str],
     *,
@@ -43,14 +57,19 @@ def rows(
     caveat: str,
     less_is_better: bool = False,
 ) -> list[Result]:
-    """Return a row a peer. Fewer rounds of a peer than of ours: its rounds serve more than once."""
+    """Return a row a peer. Fewer rounds of a peer than of ours: its rounds serve more than once.
+
+    Args:
+        ours: our figures beside every peer, or those beside each by its name.
+    """
     made = []
     for peer in peers:
         figures = found[peer.name]
         if isinstance(figures, str):
             made.append(unable(name, what, peer_name=peer.name, goal=goal(peer), why=figures))
             continue
-        pairs = [(one, figures[at % len(figures)]) for at, one in enumerate(ours)]
+        mine = ours[peer.name] if isinstance(ours, Mapping) else ours
+        pairs = [(one, figures[at % len(figures)]) for at, one in enumerate(mine)]
         made.append(
             compared(
                 name,
