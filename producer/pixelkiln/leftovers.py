@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
@@ -142,6 +142,26 @@ class Orphans:
         following = day + timedelta(days=1)
         self._day, self._after = (following if following <= self._now() else None), ""
         self._knows_day = False
+
+
+class AllOrphans:
+    """The orphans of several tenants."""
+
+    def __init__(self, storage: Storage, ledger: Ledger) -> None:
+        self._storage = storage
+        self._ledger = ledger
+        self._by_tenant: dict[str, Orphans] = {}
+
+    def sweep(self, tenants: Collection[str]) -> int:
+        """Do one round of each tenant; returns how many objects went.
+
+        Raises:
+            StorageUnavailable, RedisUnavailable: the rest waits for the next time.
+        """
+        for tenant in tenants:
+            if tenant not in self._by_tenant:
+                self._by_tenant[tenant] = Orphans(self._storage, self._ledger, tenant=tenant)
+        return sum(self._by_tenant[tenant].sweep() for tenant in tenants)
 
 
 def _job_of(key: str) -> str | None:

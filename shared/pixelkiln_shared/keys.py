@@ -98,6 +98,7 @@ class LedgerKey(StrEnum):
     EVENTS = "pk:events:"  # + shard, stream of about EVENTS_KEPT entries: history for Last-Event-ID
 
 
+API_KEYS = "pk:keys"  # hash id -> key, for ever: one that was revoked still names a tenant with files
 WORKERS = "pk:workers"  # set of worker ids, no lifetime: whoever reads it drops the silent ones
 COSTS = "pk:costs"  # hash lane -> learned cost, for ever: a fleet at zero still knows; few lanes
 STRAYS = "pk:strays"  # list of the newest STRAYS_KEPT, STRAYS_S: messages in the queues that are no bells
@@ -132,8 +133,12 @@ def preview(job_id: str) -> str:
 
 def new_id(prefix: str) -> str:
     """Return `{prefix}_` + 26 characters: 48 bits of milliseconds (ids sort by time) and 80 random bits."""
-    chance = base64.b32encode(secrets.token_bytes(10)).translate(_CROCKFORD).decode()
-    return f"{prefix}_{_moment(time.time_ns() // 1_000_000)}{chance}"
+    return f"{prefix}_{_moment(time.time_ns() // 1_000_000)}{random_text(10)}"
+
+
+def random_text(size: int) -> str:
+    """Return so many random bytes, a multiple of five, in the alphabet of ids."""
+    return base64.b32encode(secrets.token_bytes(size)).translate(_CROCKFORD).decode()
 
 
 @lru_cache(maxsize=1)  # hundreds of ids are made within one millisecond of a bulk submit

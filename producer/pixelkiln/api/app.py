@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from importlib.metadata import version
 
 import structlog
@@ -31,10 +30,11 @@ from pixelkiln.api.facades import batches, huggingface, openai
 from pixelkiln.api.impatience import ImpatientStorage
 from pixelkiln.api.probe import Probe
 from pixelkiln.api.services import FleetCache, Outlooks, Services
+from pixelkiln.api_keys import KeyRing
 from pixelkiln.gallery import fleet as fleet_pages
 from pixelkiln.gallery import pages
 from pixelkiln.gallery.thumbnails import Thumbnails
-from pixelkiln.leftovers import Orphans, sweep_uploads
+from pixelkiln.leftovers import AllOrphans, sweep_uploads
 from pixelkiln.producer import Producer
 from pixelkiln.webhooks.signing import read_secrets
 from pixelkiln_shared import heap
@@ -50,6 +50,7 @@ from pixelkiln_shared.previews import Previews
 from pixelkiln_shared.settings import Settings
 from pixelkiln_shared.storage import FolderStorage, Storage, open_storage
 
+KEYS_S = 2.0  # how long a key that was revoked still opens
 SWEEP_S = 5.0
 UPLOAD_SWEEP_S = 3_600.0
 TRIM_S = 10.0
@@ -116,7 +117,7 @@ def _services(settings: Settings) -> Services:
         producer=producer,
         fleet=fleet,
         outlooks=Outlooks(ledger, Costs(client), fleet),
-        gate=Gate(settings, secret),
+        gate=Gate(settings, secret, KeyRing(client)),
         watcher=Watcher(settings, ledger),
         thumbnails=Thumbnails(storage),
         outbox=RedisOutbox(client),
@@ -144,11 +145,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with services.watcher.running():
         to_thread.current_default_thread_limiter().total_tokens = THREADS
         producer = services.producer
-        orphans = Orphans(producer.storage, producer.ledger)
+        ring = services.gate.ring
+        orphans = AllOrphans(producer.storage, producer.ledger)
         sweeps = [
+            asyncio.create_task(_repeat(ring.refresh, KEYS_S)),
             asyncio.create_task(_repeat(producer.sweep, SWEEP_S)),
-            asyncio.create_task(_repeat(partial(sweep_uploads, producer.storage), UPLOAD_SWEEP_S)),
-            asyncio.create_task(_repeat(orphans.sweep, ORPHAN_SWEEP_S)),
+            asyncio.create_task(_repeat(lambda: _sweep_uploads(producer.storage, ring), UPLOAD_SWEEP_S)),
+            asyncio.create_task(_repeat(lambda: orphans.sweep(ring.tenants), ORPHAN_SWEEP_S)),
             asyncio.create_task(_repeat(heap.trim, TRIM_S)),
         ]
         if (courier := webhooks.courier(services)) is not None:
@@ -159,6 +162,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             for sweep in sweeps:
                 sweep.cancel()
             await asyncio.gather(*sweeps, return_exceptions=True)
+
+
+def _sweep_uploads(storage: Storage, ring: KeyRing) -> None:
+    for tenant in ring.tenants:
+        sweep_uploads(storage, tenant)
 
 
 async def _repeat(sweep: Callable[[], object], seconds: float) -> None:

@@ -1,8 +1,10 @@
-"""Who may ask: the API key, the gallery's session, and the guard against other people's web pages.
+"""Who may ask, and for what: API keys, the gallery's session, and the guard against other people's web pages.
 
-Without a key the API serves loopback only; there the danger is a web page in the user's own browser. So a
-request must carry one of our own host names (DNS rebinding does not), and none that changes anything may come
-from elsewhere.
+The key of the settings may do everything, for the default tenant; those of the key ring, what they say.
+
+Without a key in the settings the API serves loopback only and lets everybody in. There the danger is a web page
+in the user's own browser: a request must carry one of our own host names (DNS rebinding does not), and none that
+changes anything may come from elsewhere.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pixelkiln.api.errors import CrossOrigin
-from pixelkiln_shared.errors import Unauthorized
+from pixelkiln.api.errors import CrossOrigin, RateLimited
+from pixelkiln.api.limits import Buckets
+from pixelkiln.api_keys import DEFAULT_TENANT, KeyRing, KeyScope
+from pixelkiln_shared.errors import Forbidden, Unauthorized
 from pixelkiln_shared.settings import Settings
 
 SESSION_COOKIE = "pixelkiln_session"
@@ -31,20 +35,26 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _OPEN = frozenset({"/healthz", "/readyz", "/login"})
 _OPEN_BELOW = ("/static/", "/v1/objects/")  # file links carry their own signature
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWNER = "owner"  # stands for the key of the settings where keys have ids
+FAILURES_PER_MINUTE = 60  # wrong keys from one address
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks. `credential` names the key without being it: the scope of idempotency keys."""
 
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     credential: str = "local"
+    scopes: frozenset[KeyScope] = frozenset(KeyScope)
+    per_minute: int | None = None
 
 
 class Gate:
-    """Knows the key (as a hash) and signs the gallery's sessions."""
+    """Knows the keys (as hashes) and signs the gallery's sessions."""
 
-    def __init__(self, settings: Settings, secret: bytes) -> None:
+    def __init__(self, settings: Settings, secret: bytes, ring: KeyRing) -> None:
+        self.ring = ring
+        self._failures, self._requests = Buckets(), Buckets()
         key = settings.api_key.get_secret_value() if settings.api_key else ""
         self.closed = bool(key)
         self._digest = hashlib.sha256(key.encode()).digest()
@@ -54,30 +64,65 @@ class Gate:
         self._public = public.netloc
         self._hosts = LOOPBACK | {settings.host} | ({public.hostname} if public.hostname else set())
 
-    def right_key(self, key: str) -> bool:
-        """Compare with the configured key, in constant time."""
-        return hmac.compare_digest(hashlib.sha256(key.encode("utf-8", "replace")).digest(), self._digest)
+    def holder(self, token: str) -> str | None:
+        """Return the id of the key that a text is, None for a wrong one; compares in constant time.
 
-    def session(self) -> str:
-        """Return a fresh session cookie's value."""
-        expires = str(int(time.time()) + SESSION_S)
-        return f"{expires}.{self._signature(expires)}"
+        Raises:
+            RedisUnavailable: the keys have not been read yet.
+        """
+        digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
+        owner = hmac.compare_digest(digest, self._digest) and self.closed
+        found = self.ring.find(token)
+        return _OWNER if owner else found.id if found else None
 
-    def caller(self, headers: Headers) -> Caller:
+    def session(self, holder: str) -> str:
+        """Return a fresh session cookie's value for the holder of a key."""
+        told = f"{int(time.time()) + SESSION_S}.{holder}"
+        return f"{told}.{self._signature(told)}"
+
+    def caller(self, headers: Headers, address: str) -> Caller:
         """Return who asks.
 
         Raises:
             Unauthorized: no valid key, no valid session.
+            RateLimited: a valid key asks too often, or too many wrong ones come from an address.
+            RedisUnavailable: the keys have not been read yet.
         """
-        if not self.closed:
-            return Caller()
-        scheme, _, key = headers.get("authorization", "").partition(" ")
+        scheme, _, token = headers.get("authorization", "").partition(" ")
         # Compare even when there is nothing to compare: a missing key takes as long as a wrong one.
-        if self.right_key(key.strip()) and scheme.lower() == "bearer":
-            return Caller(credential=self._digest.hex()[:16])
-        if self._valid_session(_cookie(headers)):
-            return Caller(credential="session")
-        raise Unauthorized("send the API key as `Authorization: Bearer KEY`")
+        holder = self.holder(token.strip())
+        if holder is not None and scheme.lower() == "bearer":
+            caller = self._named(holder, holder if holder != _OWNER else self._digest.hex()[:16])
+        elif not self.closed:
+            return Caller()
+        elif (holder := self._of_session(_cookie(headers))) is not None:
+            caller = self._named(holder, "session" if holder == _OWNER else f"session-{holder}")
+        else:
+            if token:
+                self.note_failure(address)
+            raise Unauthorized("send the API key as `Authorization: Bearer KEY`")
+        if caller.per_minute is not None:
+            wait_s = self._requests.take(holder, caller.per_minute)
+            if wait_s > 0:
+                raise RateLimited(
+                    f"this key may ask {caller.per_minute} times a minute", retry_after_s=wait_s
+                )
+        return caller
+
+    def note_failure(self, address: str) -> None:
+        """Count a wrong key.
+
+        Raises:
+            RateLimited: too many come from this address.
+        """
+        if (wait_s := self._failures.take(address, FAILURES_PER_MINUTE)) > 0:
+            raise RateLimited("too many wrong keys come from this address", retry_after_s=wait_s)
+
+    def _named(self, holder: str, credential: str) -> Caller:
+        key = None if holder == _OWNER else self.ring.get(holder)
+        if key is None:
+            return Caller(credential=credential)
+        return Caller(key.tenant, credential, key.scopes, key.per_minute)
 
     def check_origin(self, method: str, headers: Headers) -> None:
         """Refuse what a foreign page makes the user's browser send.
@@ -95,13 +140,17 @@ class Gate:
         if foreign_site or (origin is not None and _netloc(origin) not in {host, self._public} - {""}):
             raise CrossOrigin("changes are not accepted from other sites")
 
-    def _signature(self, expires: str) -> str:
-        return hmac.new(self._signer, expires.encode(), hashlib.sha256).hexdigest()
+    def _signature(self, told: str) -> str:
+        return hmac.new(self._signer, told.encode(), hashlib.sha256).hexdigest()
 
-    def _valid_session(self, cookie: str) -> bool:
-        expires, _, signature = cookie.partition(".")
-        genuine = hmac.compare_digest(signature.encode(), self._signature(expires).encode())
-        return genuine and expires.isdigit() and int(expires) > time.time()
+    def _of_session(self, cookie: str) -> str | None:
+        """Return the holder of the key that a session was opened with, as long as both are valid."""
+        told, _, signature = cookie.rpartition(".")
+        genuine = hmac.compare_digest(signature.encode(), self._signature(told).encode())
+        expires, _, holder = told.partition(".")
+        if not genuine or not expires.isdigit() or int(expires) <= time.time():
+            return None
+        return holder if holder == _OWNER or self.ring.get(holder) is not None else None
 
 
 class AuthGuard:
@@ -120,7 +169,11 @@ class AuthGuard:
         self._gate.check_origin(scope["method"], headers)
         if path not in _OPEN and not path.startswith(_OPEN_BELOW):
             try:
-                scope.setdefault("state", {})["caller"] = self._gate.caller(headers)
+                caller = self._gate.caller(headers, address_of(scope))
+                needed = scope_of(scope["method"], path)
+                if needed not in caller.scopes:
+                    raise Forbidden(f"this key may not {needed}")
+                scope.setdefault("state", {})["caller"] = caller
             except Unauthorized:
                 if scope["method"] != "GET" or "text/html" not in headers.get("accept", ""):
                     raise
@@ -128,6 +181,19 @@ class AuthGuard:
                 await login(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def address_of(scope: Scope) -> str:
+    """Return the address a request comes from: behind a proxy, the proxy's."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def scope_of(method: str, path: str) -> KeyScope:
+    """Return what a key must be for, to ask this."""
+    if method in _SAFE:
+        return KeyScope.READ
+    return KeyScope.ADMIN if path.startswith("/v1/workers/") else KeyScope.SUBMIT
 
 
 def _caller(request: Request) -> Caller:

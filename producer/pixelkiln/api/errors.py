@@ -12,6 +12,7 @@ InvalidRequest
 Forbidden
 └── CrossOrigin            403  a browser sent this on behalf of another site, or under a foreign host name
 LinkExpired                403  a file link that is altered or too old
+RateLimited                429  a key, or an address with wrong ones, asks too often
 RunFailed                  500  a job somebody waited for at a facade has ended without a result
 RunTooLong                 504  ... or has not ended in time
 """
@@ -112,6 +113,14 @@ class LinkExpired(Forbidden):
     """The file link is altered or too old; read the job again for a fresh one."""
 
     code = "link_expired"
+
+
+class RateLimited(PixelkilnError):
+    """A key, or an address with wrong ones, asks too often; `retry_after_s` says when to come back."""
+
+    code = "rate_limited"
+    status = 429
+    retryable = True
 
 
 class RunFailed(PixelkilnError):
@@ -234,7 +243,7 @@ def _advise(error: PixelkilnError, headers: MutableHeaders) -> None:
         headers["WWW-Authenticate"] = 'Bearer realm="pixelkiln"'
     if error.code == "no_worker_for_model" or isinstance(error, RunFailed | RunTooLong):
         headers["x-should-retry"] = "false"
-    elif isinstance(error, QueueFull | Unavailable):
+    elif isinstance(error, QueueFull | RateLimited | Unavailable):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s or RETRY_AFTER_S))
     if isinstance(error, BodyTooLarge | RequestTimeout):
         headers["Connection"] = "close"  # the rest of the body is not wanted

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from itertools import accumulate
-from typing import get_args
+from typing import TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -24,34 +25,42 @@ from pixelkiln_shared.ledger.contract import LaneStats
 from pixelkiln_shared.ledger.leases import OVERDUE_S, LeaseCount
 from pixelkiln_shared.ledger.outbox import DeliveryStatus, OutboxState
 
+Named = TypeVar("Named", bound=StrEnum)
+
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def exposition(parts: Services, tenant: str) -> bytes:
-    """Return all metrics in Prometheus's text format; states of jobs are those of `tenant`.
+def exposition(parts: Services, tenants: Collection[str]) -> bytes:
+    """Return all metrics in Prometheus's text format; states of jobs and messages are those of `tenants`.
 
     Raises:
         RedisUnavailable: Redis does not answer.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_All(parts, tenant))
+    registry.register(_All(parts, tenants))
     return generate_latest(registry)
 
 
 class _All(Collector):
-    def __init__(self, parts: Services, tenant: str) -> None:
+    def __init__(self, parts: Services, tenants: Collection[str]) -> None:
         self._parts = parts
-        self._tenant = tenant
+        self._tenants = tenants
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family."""
         ledger = self._parts.producer.ledger
         yield from of_lanes(ledger.lanes())
         yield from of_outlook(self._parts.outlooks.fresh(), self._parts.settings.scale_target_s)
-        yield from of_jobs(ledger.counts(self._tenant))
+        yield from of_jobs(self._added_up(ledger.counts))
         yield from of_leases(self._parts.leases())
-        yield from of_messages(self._parts.outbox.counts(self._tenant), self._parts.outbox.state())
+        yield from of_messages(self._added_up(self._parts.outbox.counts), self._parts.outbox.state())
         yield from of_fleet(self._parts.fleet.workers())
+
+    def _added_up(self, counts: Callable[[str], Mapping[Named, int]]) -> Mapping[Named, int]:
+        found: Counter[Named] = Counter()
+        for tenant in self._tenants:
+            found.update(counts(tenant))
+        return found
 
 
 def of_lanes(lanes: Iterable[LaneStats]) -> Iterator[Metric]:

@@ -9,6 +9,7 @@ from pixelkiln.api.auth import CurrentCaller
 from pixelkiln.api.metrics import TYPE, exposition
 from pixelkiln.api.responses import problems
 from pixelkiln.api.services import Parts
+from pixelkiln.api_keys import KeyScope
 from pixelkiln.resources import LaneResource, StatsResource
 from pixelkiln_shared.jobs import Status
 
@@ -68,4 +69,5 @@ def stats(parts: Parts, caller: CurrentCaller) -> StatsResource:
 )
 def metrics(parts: Parts, caller: CurrentCaller) -> Response:
     """Return metrics for Prometheus; read afresh, so every API process says the same."""
-    return Response(exposition(parts, caller.tenant), media_type=TYPE)
+    tenants = parts.gate.ring.tenants if KeyScope.ADMIN in caller.scopes else {caller.tenant}
+    return Response(exposition(parts, tenants), media_type=TYPE)

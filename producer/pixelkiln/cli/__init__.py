@@ -35,6 +35,7 @@ COMMANDS = {
     "workers": "workers",
     "stats": "look",
     "webhooks": "webhooks",
+    "keys": "keys",
     "up": "services",
     "worker": "workers",
     "monitor": "services",

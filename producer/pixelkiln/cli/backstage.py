@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -63,10 +64,10 @@ def backstage_findings() -> Iterator[Finding]:
         stored = yield from _noting(guarded("storage", lambda: _storage(settings)))
         if answers:
             yield from guarded("ledger", lambda: _ledger(client, ledger))
-            yield from guarded("webhooks", lambda: _webhooks(client))
+            yield from guarded("webhooks", lambda: _webhooks(client, _tenants(client)))
             yield from guarded("bells", lambda: _strays(client))
         if answers and stored:
-            yield from guarded("storage", lambda: _orphans(settings, ledger))
+            yield from guarded("storage", lambda: _orphans(settings, ledger, _tenants(client)))
     finally:
         client.close()
 
@@ -202,11 +203,21 @@ def _ledger(client: redis.Redis, ledger: RedisLedger) -> Iterator[Finding]:
         yield Finding("jobs", "warn", f"{dead} killed three workers each; `pixelkiln ls --status failed`")
 
 
-def _webhooks(client: redis.Redis) -> Iterator[Finding]:
+def _tenants(client: redis.Redis) -> frozenset[str]:
+    from pixelkiln.api_keys import KeyRing
+
+    ring = KeyRing(client)
+    ring.refresh()
+    return ring.tenants
+
+
+def _webhooks(client: redis.Redis, tenants: frozenset[str]) -> Iterator[Finding]:
     from pixelkiln_shared.ledger.outbox import DeliveryStatus, RedisOutbox
 
     outbox = RedisOutbox(client)
-    counts, state = outbox.counts("default"), outbox.state()
+    counts, state = Counter[DeliveryStatus](), outbox.state()
+    for tenant in tenants:
+        counts.update(outbox.counts(tenant))
     if not any(counts.values()) and not state.failing and not state.gone:
         return
     waiting, failed = counts[DeliveryStatus.PENDING], counts[DeliveryStatus.FAILED]
@@ -278,13 +289,14 @@ def _exists(storage: Storage) -> bool:
     return named or not isinstance(storage, FolderStorage) or storage.root.exists()
 
 
-def _orphans(settings: Settings, ledger: RedisLedger) -> Iterator[Finding]:
+def _orphans(settings: Settings, ledger: RedisLedger, tenants: frozenset[str]) -> Iterator[Finding]:
     from pixelkiln.leftovers import DAYS, Orphans
     from pixelkiln_shared.storage import open_storage
 
     storage = open_storage(settings)
     if not _exists(storage):
         return
-    count, complete = Orphans(storage, ledger).count(ORPHAN_ROUNDS)
+    found = [Orphans(storage, ledger, tenant=tenant).count(ORPHAN_ROUNDS) for tenant in tenants]
+    count, complete = sum(count for count, _ in found), all(whole for _, whole in found)
     among = f"of the last {DAYS} days" if complete else "among the first that were looked at"
     yield Finding("storage", "ok", f"{count} orphaned objects {among}; each API process removes them")

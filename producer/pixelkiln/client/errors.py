@@ -4,7 +4,7 @@ PixelkilnError                  the base they share with the rest of Pixelkiln: 
 ├── ApiError                    the API refused; `.problem` is its RFC 9457 answer, `.http_status` its status
 │   ├── AuthError               401 or 403: no key, a wrong one, or one without the scope
 │   ├── NotFoundError           404: no such thing, or somebody else's
-│   ├── QueueFullError          429, or 503 `queue_full`: come back after `.retry_after_s`
+│   ├── QueueFullError          429, or 503 `queue_full`: full, or asked too often; see `.retry_after_s`
 │   └── ValidationError         400, 413, 415, 422: the request is wrong as it stands; `.errors` has fields
 ├── ServerUnreachable           nothing answers at the address, or what answers is not Pixelkiln
 ├── JobFailed                   the job ended in `failed` or `expired`; `.job` is it, `.code` says why
@@ -39,7 +39,10 @@ class NotFoundError(ApiError):
 
 
 class QueueFullError(ApiError):
-    """The queue, its Redis's memory or the quota is full; `retry_after_s` says when to come back."""
+    """The queue or its Redis's memory is full, or this key asks too often (`code` tells which).
+
+    `retry_after_s` says when to come back.
+    """
 
 
 class ValidationError(ApiError):

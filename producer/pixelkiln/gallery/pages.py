@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from pixelkiln.api import cursors
-from pixelkiln.api.auth import SESSION_COOKIE, SESSION_S, CurrentCaller
+from pixelkiln.api.auth import SESSION_COOKIE, SESSION_S, CurrentCaller, address_of
 from pixelkiln.api.services import Parts
 from pixelkiln.api.views import Views
 from pixelkiln.gallery import cards
@@ -200,12 +200,14 @@ def login(
     next: Annotated[str, Form(max_length=512)] = "/",
 ) -> Response:
     """Open a session for whoever knows the key."""
-    if not parts.gate.closed or not parts.gate.right_key(key.strip()):
+    holder = parts.gate.holder(key.strip()) if parts.gate.closed else None
+    if holder is None:
+        parts.gate.note_failure(address_of(request.scope))
         return page("login.html", status_code=401, next=_inside(next), wrong=True)
     answer = RedirectResponse(_inside(next), status_code=303)
     answer.set_cookie(
         SESSION_COOKIE,
-        parts.gate.session(),
+        parts.gate.session(holder),
         max_age=SESSION_S,
         httponly=True,
         samesite="strict",
