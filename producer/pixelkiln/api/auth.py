@@ -2,9 +2,9 @@
 
 The key of the settings may do everything, for the default tenant; those of the key ring, what they say.
 
-Without a key in the settings the API serves loopback only and lets everybody in. There the danger is a web page
-in the user's own browser: a request must carry one of our own host names (DNS rebinding does not), and none that
-changes anything may come from elsewhere.
+Without a key in the settings the API serves loopback only and lets everybody in. There the danger is a
+page in the user's own browser: a request must carry one of our own host names (DNS rebinding does not), and
+none that changes anything may come from elsewhere.
 """
 
 from __future__ import annotations
