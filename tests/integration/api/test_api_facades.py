@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from huggingface_hub import InferenceClient
+from huggingface_hub import InferenceClient, close_session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -33,9 +33,13 @@ source = "nowhere"
 """
 
 
-def client_of(api: Api, key: str = "any") -> openai.OpenAI:
-    """OpenAI's client for an API."""
-    return openai.OpenAI(base_url=f"{api.url}/v1", api_key=key, max_retries=0)
+@pytest.fixture
+def client_of() -> Iterator[Callable[..., openai.OpenAI]]:
+    """Makes OpenAI's clients for an API, with a key."""
+    with ExitStack() as opened:
+        yield lambda api, key="any": opened.enter_context(
+            openai.OpenAI(base_url=f"{api.url}/v1", api_key=key, max_retries=0)
+        )
 
 
 def test_an_answer_that_takes_too_long_is_given_up_and_the_job_goes_on(
@@ -78,7 +82,9 @@ def test_whatever_is_sent_is_refused_and_never_a_mistake_of_ours(shared: Api, bo
             one.job(Kind.GENERATE)
 
 
-def test_a_key_is_asked_for_in_each_facades_own_words(start_api: Callable[..., Api]) -> None:
+def test_a_key_is_asked_for_in_each_facades_own_words(
+    start_api: Callable[..., Api], client_of: Callable[..., openai.OpenAI]
+) -> None:
     api = start_api(api_key="k" * 40)
     with pytest.raises(openai.AuthenticationError) as refused:
         client_of(api).images.generate(model="toyworld", prompt="a red house")
@@ -93,7 +99,9 @@ def test_a_key_is_asked_for_in_each_facades_own_words(start_api: Callable[..., A
     assert nobody.value.code == "no_worker_for_model"
 
 
-def test_a_full_queue_is_a_429_that_client_waits_for(start_api: Callable[..., Api]) -> None:
+def test_a_full_queue_is_a_429_that_client_waits_for(
+    start_api: Callable[..., Api], client_of: Callable[..., openai.OpenAI]
+) -> None:
     api = start_api(max_queue=1)
     api.serve("generate.toyworld")
     api.submit()
@@ -103,17 +111,19 @@ def test_a_full_queue_is_a_429_that_client_waits_for(start_api: Callable[..., Ap
     assert int(refused.value.response.headers["retry-after"]) > 0
 
 
-def test_a_batch_that_finds_the_queue_full_is_refused_whole(start_api: Callable[..., Api]) -> None:
+def test_a_batch_that_finds_the_queue_full_is_refused_whole(
+    start_api: Callable[..., Api], client_of: Callable[..., openai.OpenAI]
+) -> None:
     api = start_api(max_queue=1)
     row = '{"custom_id": "%s", "method": "POST", "url": "/v1/images/generations", "body": {"prompt": "a"}}\n'
     data = "".join(row % number for number in range(3)).encode()
-    with client_of(api) as client:
-        file = client.files.create(file=("rows.jsonl", data), purpose="batch")
-        with pytest.raises(openai.RateLimitError):
-            client.batches.create(
-                input_file_id=file.id, endpoint="/v1/images/generations", completion_window="24h"
-            )
-        (batch,) = client.batches.list().data
+    client = client_of(api)
+    file = client.files.create(file=("rows.jsonl", data), purpose="batch")
+    with pytest.raises(openai.RateLimitError):
+        client.batches.create(
+            input_file_id=file.id, endpoint="/v1/images/generations", completion_window="24h"
+        )
+    (batch,) = client.batches.list().data
     assert batch.cancelling_at is not None
     assert {job["status"] for job in api.http.get("/v1/jobs").json()["jobs"]} <= {"canceled"}
 
@@ -137,6 +147,15 @@ def test_a_picture_is_classified(start_api: Callable[..., Api], tmp_path: Path) 
     worker.start()
     client = InferenceClient(model=f"{api.url}/hf/image-classification/tiny-classes", token="any")
     found = client.image_classification(picture(96, 64), top_k=2)
+    close_session()
     worker.join()
     assert [(one.label, one.score) for one in found] == [("house", 0.75), ("tree", 0.25)]
     assert asked[0]["top"] == 2
+
+
+def test_a_prompt_that_is_a_picture_is_refused(api: Api) -> None:
+    answer = api.http.post(
+        "/hf/text-to-image/toyworld", content=picture(), headers={"content-type": "image/png"}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_type")
+    assert answer.json()["error"].startswith("inputs: ")

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from huggingface_hub import InferenceClient
+from huggingface_hub import InferenceClient, close_session
 from PIL import Image
 
 from tests.worker_processes import Stack
@@ -48,6 +48,7 @@ def service(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         with service.openai, service.http:
             yield service
     finally:
+        close_session()
         stack.close()
 
 
