@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 
-from tests.integration.facades.conftest import Service, opened
+from tests.integration.api.facades.conftest import Service, opened
 
 
 def test_text_becomes_a_picture(service: Service) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import openai
 import pytest
 
-from tests.integration.facades.conftest import Service, opened
+from tests.integration.api.facades.conftest import Service, opened
 from tests.worker_processes import wait_for
 
 URL: Literal["/v1/images/generations"] = "/v1/images/generations"
