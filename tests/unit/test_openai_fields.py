@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pixelkiln.api.facades import batch_lines
 from pixelkiln.api.facades.openai_fields import job_of, parsed
 from pixelkiln_shared.errors import InvalidInput
 from pixelkiln_shared.kinds import Kind
@@ -32,6 +33,18 @@ def test_a_number_that_is_none_is_named(form: dict[str, str]) -> None:
     with pytest.raises(InvalidInput) as refused:
         parsed(form)
     assert refused.value.pointer == f"/{next(iter(form))}"
+
+
+def test_a_batch_has_so_many_lines_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_lines, "MAX_LINES", 3)
+    file = batch_lines.BatchLines("/v1/images/generations")
+    row = (
+        '{"custom_id": "%d", "method": "POST", "url": "/v1/images/generations", "body": {"prompt": "a hill"}}'
+    )
+    file.read([(row % number).encode() for number in range(3)])
+    assert (len(file.lines), file.faults) == (3, [])
+    file.read([b"", (row % 3).encode()])
+    assert [fault.code for fault in file.faults] == ["too_many_lines"]
 
 
 def test_null_is_left_out() -> None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pixelkiln.api.facades import running
-from pixelkiln.api.facades.batch_lines import read
+from pixelkiln.api.facades.batch_lines import BatchLines
 from pixelkiln_shared.errors import InvalidRequest
 from pixelkiln_shared.jobs import Result
 from pixelkiln_shared.kinds import Kind
@@ -76,8 +76,9 @@ def test_whatever_is_sent_is_refused_and_never_a_mistake_of_ours(shared: Api, bo
         assert answer.status_code in {400, 404, 422, 503}, answer.text
         assert answer.status_code != 503 or "no_worker_for_model" in answer.text
     line = json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/images/generations", "body": body})
-    lines, _ = read(line.encode(), "/v1/images/generations")
-    for one in lines:
+    file = BatchLines("/v1/images/generations")
+    file.read([line.encode()])
+    for one in file.lines:
         with suppress(InvalidRequest):
             one.job(Kind.GENERATE)
 

@@ -61,30 +61,39 @@ class Line:
         )
 
 
-def read(data: bytes, endpoint: str) -> tuple[list[Line], list[LineError]]:
-    """Return the lines of a file, and why it cannot be taken; one of the two is empty.
+class BatchLines:
+    """The lines of a file, read piece by piece, and why it cannot be taken. Blank lines do not count."""
 
-    Lines that are blank do not count.
-    """
-    lines: list[Line] = []
-    faults: list[LineError] = []
-    seen: set[str] = set()
-    for number, text in enumerate(data.split(b"\n"), 1):
-        if not text.strip():
-            continue
-        try:
-            line = _line(number, text, endpoint)
-            if line.custom_id in seen:
-                raise wrong("duplicate_custom_id", "/custom_id", "another line has this custom_id")
-            seen.add(line.custom_id)
-            lines.append(line)
-        except InvalidRequest as error:
-            faults.append(Line(number=number, custom_id="", body={}).error(error))
-    if len(lines) > MAX_LINES:
-        faults.append(_of_the_file("too_many_lines", f"a batch has at most {MAX_LINES:,} requests"))
-    if not lines and not faults:
-        faults.append(_of_the_file("empty_file", "the file has no requests"))
-    return ([] if faults else lines), faults
+    def __init__(self, endpoint: str) -> None:
+        self.lines: list[Line] = []
+        self._endpoint = endpoint
+        self._faults: list[LineError] = []
+        self._seen: set[str] = set()
+        self._number = 0
+
+    def read(self, texts: Iterable[bytes]) -> None:
+        """Take the next lines."""
+        for text in texts:
+            self._number += 1
+            if not text.strip():
+                continue
+            try:
+                line = _line(self._number, text, self._endpoint)
+                if line.custom_id in self._seen:
+                    raise wrong("duplicate_custom_id", "/custom_id", "another line has this custom_id")
+                self._seen.add(line.custom_id)
+                self.lines.append(line)
+            except InvalidRequest as error:
+                self._faults.append(Line(number=self._number, custom_id="", body={}).error(error))
+
+    @property
+    def faults(self) -> list[LineError]:
+        """What is wrong with the file as a whole or with lines of it; with any, none of it is taken."""
+        if len(self.lines) > MAX_LINES:
+            return [*self._faults, _of_the_file("too_many_lines", f"at most {MAX_LINES:,} requests a batch")]
+        if not self.lines and not self._faults:
+            return [_of_the_file("empty_file", "the file has no requests")]
+        return self._faults
 
 
 def _line(number: int, text: bytes, endpoint: str) -> Line:
