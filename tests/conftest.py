@@ -20,9 +20,10 @@ import structlog
 
 from tests.ledger_worlds import World, memory_world, redis_world
 
-# A shell starts background commands with SIGINT ignored, and their children inherit that: then no test could
-# press Ctrl-C.
+# A shell starts background commands with SIGINT and SIGQUIT ignored, and their children inherit that: then no
+# test could press Ctrl-C or Ctrl-\.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 structlog.configure(
     logger_factory=structlog.stdlib.LoggerFactory(), wrapper_class=structlog.stdlib.BoundLogger
 )

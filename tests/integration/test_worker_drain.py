@@ -85,7 +85,7 @@ def test_rough_goodbyes_move_a_job_on_and_leave_no_half_of_it(stack: Stack) -> N
     for _ in range(3):
         stack.launch(PIXELKILN_DRAIN_S="0.5")
     wait_for(lambda: ready(stack) >= 2 or None, BOOT_S, "the workers did not become ready")
-    [job] = stack.submit(stub_spec("passed on", steps=120, device_ms=6_000))
+    [job] = stack.submit(stub_spec("passed on", steps=60, device_ms=3_000))
 
     def hit(attempt: int, *signals: signal.Signals) -> None:
         record = wait_for(lambda: running_as(stack, job, attempt), 30, f"no attempt {attempt}")
