@@ -165,6 +165,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _sweep_uploads(storage: Storage, ring: KeyRing) -> None:
+    ring.refresh()  # the first sweep comes before the first reading, and the next one much later
     for tenant in ring.tenants:
         sweep_uploads(storage, tenant)
 

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import quote, urlsplit
 
@@ -24,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pixelkiln.api.errors import CrossOrigin, RateLimited
 from pixelkiln.api.limits import Buckets
-from pixelkiln.api_keys import DEFAULT_TENANT, KeyRing, KeyScope
+from pixelkiln.api_keys import DEFAULT_TENANT, ApiKey, KeyRing, KeyScope
 from pixelkiln_shared.errors import Forbidden, Unauthorized
 from pixelkiln_shared.settings import Settings
 
@@ -35,7 +36,7 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _OPEN = frozenset({"/healthz", "/readyz", "/login"})
 _OPEN_BELOW = ("/static/", "/v1/objects/")  # file links carry their own signature
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_OWNER = "owner"  # stands for the key of the settings where keys have ids
+_OWNER = "owner"  # the id of the settings' key; those of the ring are longer
 FAILURES_PER_MINUTE = 60  # wrong keys from one address
 
 
@@ -46,7 +47,6 @@ class Caller:
     tenant: str = DEFAULT_TENANT
     credential: str = "local"
     scopes: frozenset[KeyScope] = frozenset(KeyScope)
-    per_minute: int | None = None
 
 
 class Gate:
@@ -58,14 +58,22 @@ class Gate:
         key = settings.api_key.get_secret_value() if settings.api_key else ""
         self.closed = bool(key)
         self._digest = hashlib.sha256(key.encode()).digest()
+        self._owner = ApiKey(
+            id=_OWNER,
+            name=_OWNER,
+            tenant=DEFAULT_TENANT,
+            scopes=frozenset(KeyScope),
+            sha256=self._digest.hex(),
+            created_at=datetime.now(UTC),
+        )
         # Sessions end with the key they were opened with.
         self._signer = hmac.new(secret, b"session" + self._digest, hashlib.sha256).digest()
         public = urlsplit(settings.public_url or "")
         self._public = public.netloc
         self._hosts = LOOPBACK | {settings.host} | ({public.hostname} if public.hostname else set())
 
-    def holder(self, token: str) -> str | None:
-        """Return the id of the key that a text is, None for a wrong one; compares in constant time.
+    def key_of(self, token: str) -> ApiKey | None:
+        """Return the key that a text is, None for a wrong one; compares in constant time.
 
         Raises:
             RedisUnavailable: the keys have not been read yet.
@@ -73,11 +81,11 @@ class Gate:
         digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
         owner = hmac.compare_digest(digest, self._digest) and self.closed
         found = self.ring.find(token)
-        return _OWNER if owner else found.id if found else None
+        return self._owner if owner else found
 
-    def session(self, holder: str) -> str:
-        """Return a fresh session cookie's value for the holder of a key."""
-        told = f"{int(time.time()) + SESSION_S}.{holder}"
+    def session(self, key: ApiKey) -> str:
+        """Return a fresh session cookie's value for whoever has this key."""
+        told = f"{int(time.time()) + SESSION_S}.{key.id}"
         return f"{told}.{self._signature(told)}"
 
     def caller(self, headers: Headers, address: str) -> Caller:
@@ -90,24 +98,22 @@ class Gate:
         """
         scheme, _, token = headers.get("authorization", "").partition(" ")
         # Compare even when there is nothing to compare: a missing key takes as long as a wrong one.
-        holder = self.holder(token.strip())
-        if holder is not None and scheme.lower() == "bearer":
-            caller = self._named(holder, holder if holder != _OWNER else self._digest.hex()[:16])
+        key = self.key_of(token.strip())
+        if key is not None and scheme.lower() == "bearer":
+            credential = key.id if key is not self._owner else self._digest.hex()[:16]
         elif not self.closed:
             return Caller()
-        elif (holder := self._of_session(_cookie(headers))) is not None:
-            caller = self._named(holder, "session" if holder == _OWNER else f"session-{holder}")
+        elif (key := self._of_session(_cookie(headers))) is not None:
+            credential = f"session-{key.id}"
         else:
             if token:
                 self.note_failure(address)
             raise Unauthorized("send the API key as `Authorization: Bearer KEY`")
-        if caller.per_minute is not None:
-            wait_s = self._requests.take(holder, caller.per_minute)
+        if key.per_minute is not None:
+            wait_s = self._requests.take(key.id, key.per_minute)
             if wait_s > 0:
-                raise RateLimited(
-                    f"this key may ask {caller.per_minute} times a minute", retry_after_s=wait_s
-                )
-        return caller
+                raise RateLimited(f"this key may ask {key.per_minute} times a minute", retry_after_s=wait_s)
+        return Caller(key.tenant, credential, key.scopes)
 
     def note_failure(self, address: str) -> None:
         """Count a wrong key.
@@ -117,12 +123,6 @@ class Gate:
         """
         if (wait_s := self._failures.take(address, FAILURES_PER_MINUTE)) > 0:
             raise RateLimited("too many wrong keys come from this address", retry_after_s=wait_s)
-
-    def _named(self, holder: str, credential: str) -> Caller:
-        key = None if holder == _OWNER else self.ring.get(holder)
-        if key is None:
-            return Caller(credential=credential)
-        return Caller(key.tenant, credential, key.scopes, key.per_minute)
 
     def check_origin(self, method: str, headers: Headers) -> None:
         """Refuse what a foreign page makes the user's browser send.
@@ -143,14 +143,14 @@ class Gate:
     def _signature(self, told: str) -> str:
         return hmac.new(self._signer, told.encode(), hashlib.sha256).hexdigest()
 
-    def _of_session(self, cookie: str) -> str | None:
-        """Return the holder of the key that a session was opened with, as long as both are valid."""
+    def _of_session(self, cookie: str) -> ApiKey | None:
+        """Return the key that a session was opened with, as long as both are valid."""
         told, _, signature = cookie.rpartition(".")
         genuine = hmac.compare_digest(signature.encode(), self._signature(told).encode())
-        expires, _, holder = told.partition(".")
+        expires, _, identity = told.partition(".")
         if not genuine or not expires.isdigit() or int(expires) <= time.time():
             return None
-        return holder if holder == _OWNER or self.ring.get(holder) is not None else None
+        return self._owner if identity == _OWNER else self.ring.get(identity)
 
 
 class AuthGuard:

@@ -200,14 +200,14 @@ def login(
     next: Annotated[str, Form(max_length=512)] = "/",
 ) -> Response:
     """Open a session for whoever knows the key."""
-    holder = parts.gate.holder(key.strip()) if parts.gate.closed else None
-    if holder is None:
+    found = parts.gate.key_of(key.strip()) if parts.gate.closed else None
+    if found is None:
         parts.gate.note_failure(address_of(request.scope))
         return page("login.html", status_code=401, next=_inside(next), wrong=True)
     answer = RedirectResponse(_inside(next), status_code=303)
     answer.set_cookie(
         SESSION_COOKIE,
-        parts.gate.session(holder),
+        parts.gate.session(found),
         max_age=SESSION_S,
         httponly=True,
         samesite="strict",

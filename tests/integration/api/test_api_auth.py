@@ -107,7 +107,9 @@ def test_a_wrong_setting_is_one_line_and_exit_2() -> None:
 def test_cookies_of_other_programs_do_not_close_the_session(locked: Api) -> None:
     secret = locked.settings.secret.get_secret_value().encode()
     gate = Gate(locked.settings, secret, KeyRing(locked.redis))
-    session = gate.session(gate.holder(KEY) or "")
+    key = gate.key_of(KEY)
+    assert key is not None
+    session = gate.session(key)
     theirs = 'theme={"dark": 1, "size": [2]}'  # not a cookie by the letter, and often seen
     headers = {"Cookie": f"{theirs}; pixelkiln_session={session}"}
     assert locked.http.get("/v1/jobs", headers=headers).status_code == 200

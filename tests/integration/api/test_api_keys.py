@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from typing import Any
 import httpx2
 import pytest
 from click.testing import CliRunner
+from starlette.datastructures import Headers
 
 from pixelkiln.api import auth
-from pixelkiln.api_keys import KeyRing, KeyScope
+from pixelkiln.api.auth import Gate
+from pixelkiln.api_keys import ApiKey, KeyRing, KeyScope
 from pixelkiln.cli import main
 from pixelkiln_shared import keys
-from pixelkiln_shared.errors import InvalidInput, NotFound, RedisUnavailable
+from pixelkiln_shared.errors import InvalidInput, NotFound, RedisUnavailable, Unauthorized
 from pixelkiln_shared.ledger import redis_client
 from pixelkiln_shared.settings import Settings
 from tests.integration.api.conftest import Api, picture
@@ -231,8 +234,7 @@ def test_every_tenants_old_uploads_are_swept(ring: Ring, monkeypatch: pytest.Mon
     monkeypatch.setattr(keys, "UPLOAD_S", -60)
     from pixelkiln.api.app import _sweep_uploads
 
-    ring.ring.refresh()
-    _sweep_uploads(ring.api.storage, ring.ring)
+    _sweep_uploads(ring.api.storage, KeyRing(ring.api.redis))  # as at a start: nothing is known of keys yet
     assert list(ring.api.storage.list(prefix)) == []
 
 
@@ -253,6 +255,31 @@ def test_keys_are_kept_as_hashes_and_known_only_once_read(redis_url: str) -> Non
                 ring.make("somebody", tenant=tenant)
         with pytest.raises(InvalidInput):
             ring.make("somebody", scopes=[])
+
+
+def test_a_key_that_ends_while_it_is_looked_at_opens_no_more_than_it_did(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(redis_url=redis_url, api_key=KEY)
+    with redis_client(settings) as client:
+        ring = KeyRing(client)
+        _, token = ring.make("somebody", tenant="hers", scopes=[KeyScope.READ])
+        ring.refresh()
+        gate = Gate(settings, b"secret", ring)
+        key = gate.key_of(token)
+        assert key is not None
+        cookie = f"{auth.SESSION_COOKIE}={gate.session(key)}"
+        monkeypatch.setattr(ring, "get", _once(ring.get))
+        for headers in ({"authorization": f"Bearer {token}"}, {"cookie": cookie}):
+            with suppress(Unauthorized):
+                caller = gate.caller(Headers(headers), "here")
+                assert (caller.tenant, set(caller.scopes)) == ("hers", {KeyScope.READ})
+
+
+def _once(get: Callable[[str], ApiKey | None]) -> Callable[[str], ApiKey | None]:
+    """Every second look finds the key gone."""
+    looks = itertools.count()
+    return lambda identity: get(identity) if next(looks) % 2 == 0 else None
 
 
 def test_the_command_line_makes_lists_and_revokes(
