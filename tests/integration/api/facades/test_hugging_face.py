@@ -42,12 +42,14 @@ def test_segments_have_label_mask_and_score(
     )
     assert "house" in {one.label for one in found}
     job = service.jobs(kind="segment")[0]
-    masks = {a["label"]: a for a in job["artifacts"] if a["role"] == "mask"}
-    for one in found:
+    assert job["input"].get("threshold") == parameters.get("threshold")
+    (described,) = (one["url"] for one in job["artifacts"] if one["role"] == "annotations")
+    annotations = service.http.get(described).json()["annotations"]
+    for one, annotation in zip(found, annotations, strict=True):
         mask = np.asarray(one.mask)
         assert mask.shape == opened(scene).size[::-1]
         assert set(np.unique(mask)) == {0, 255}
-    assert masks
+        assert (int((mask == 255).sum()), one.score) == (annotation["area"], annotation["score"])
 
 
 def test_boxes_fit_their_masks(service: Service, scene: bytes) -> None:
